@@ -1,0 +1,236 @@
+"""Settings: the only reader of the environment.
+
+Each part is a plain model with defaults, usable on its own (`DatabaseSettings()` reads nothing). `Settings()` fills
+all parts from environment variables (`DB_PATH`, `REDIS_POOL_SIZE`, …), a `.env` file in the working directory and,
+where `SECRETS_DIR` names one, a folder with a file per variable.
+"""
+
+import os
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    NestedSecretsSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from betcore_async.durations import Duration, parse_duration
+from betcore_async.errors import ConfigError
+
+
+class _Part(BaseModel):
+    # hide_input_in_errors: a ValidationError would otherwise print the password it refuses.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True)
+
+
+class Durability(StrEnum):
+    """What a COMMIT waits for (SQLite's `synchronous`)."""
+
+    NORMAL = "normal"
+    """Survives a crash of the process; a power cut may take the last commits back, never corrupts."""
+    FULL = "full"
+    """Survives a power cut: the WAL is synced to disk on every commit."""
+
+
+class LogSettings(_Part):
+    level: Literal["debug", "info", "warning", "error", "critical"] = Field(
+        default="info", description="Least severe level that is written"
+    )
+    format: Literal["auto", "json", "console"] = Field(
+        default="auto", description="`json` lines, `console` for people, `auto` = console on a terminal"
+    )
+
+
+class DatabaseSettings(_Part):
+    path: Path = Field(
+        default=Path("data/bets.db"),
+        description="Names the family of weekly files: `data/bets.db` gives `data/bets-2026-W47.db`",
+    )
+    max_open_conns: int = Field(
+        default=20, ge=2, le=1000, description="Most connections to one file: one writer, the rest readers"
+    )
+    max_idle_conns: int = Field(default=5, ge=0, le=1000, description="Readers kept open while idle")
+    conn_max_lifetime: Duration = Field(
+        default=parse_duration("1h"), description="A reader older than this is replaced (with jitter)"
+    )
+    busy_timeout: Duration = Field(
+        default=parse_duration("10s"), description="How long to wait for a lock that another process holds"
+    )
+    acquire_timeout: Duration = Field(
+        default=parse_duration("30s"), description="How long a caller waits for its turn on a connection"
+    )
+    max_waiters: int = Field(
+        default=10_000, ge=1, description="Most callers that may wait at one time; one more is refused"
+    )
+    synchronous: Durability = Field(
+        default=Durability.NORMAL, description="`full` also survives a power cut, at the price of a disk sync per group"
+    )
+    group_max_writes: int = Field(default=512, ge=1, le=100_000, description="Most write functions in one group commit")
+    group_max_time: Duration = Field(
+        default=parse_duration("50ms"), description="No further write function joins a group that has run this long"
+    )
+    cached_statements: int = Field(default=256, ge=0, le=10_000, description="Prepared statements kept per connection")
+
+    @model_validator(mode="after")
+    def _idle_fits_open(self) -> "DatabaseSettings":
+        if self.max_idle_conns > self.max_open_conns:
+            raise ValueError(
+                f"max_idle_conns ({self.max_idle_conns}) is larger than max_open_conns ({self.max_open_conns})"
+            )
+        return self
+
+
+class RedisSettings(_Part):
+    addr: str = Field(default="localhost:6379", description="`host:port`, or `unix:/path/to.sock`")
+    username: str | None = Field(default=None, description="ACL user; none = the default user")
+    password: SecretStr | None = Field(default=None, description="Password; never logged or shown")
+    db: int = Field(default=0, ge=0, description="Database number")
+    tls: bool = Field(default=False, description="Talk TLS to the server")
+    pool_size: int = Field(default=10, ge=1, le=10_000, description="Most connections; callers wait for a free one")
+    min_idle_conns: int = Field(default=2, ge=0, le=10_000, description="Connections opened at start")
+    connect_timeout: Duration = Field(default=parse_duration("2s"), description="Deadline for opening a connection")
+    timeout: Duration = Field(default=parse_duration("3s"), description="Deadline for one command, waiting included")
+
+    @field_validator("addr")
+    @classmethod
+    def _addr_names_a_place(cls, value: str) -> str:
+        host, _, port = value.rpartition(":")
+        is_socket = value.startswith("unix:/")
+        is_host = bool(host) and port.isascii() and port.isdigit() and 0 < int(port) < 65536  # ports are 16 bits
+        if not (is_socket or is_host):
+            raise ValueError("must be host:port (such as localhost:6379) or unix:/path/to.sock")
+        return value
+
+    @model_validator(mode="after")
+    def _idle_fits_pool(self) -> "RedisSettings":
+        if self.min_idle_conns > self.pool_size:
+            raise ValueError(f"min_idle_conns ({self.min_idle_conns}) is larger than pool_size ({self.pool_size})")
+        return self
+
+    @classmethod
+    def from_url(cls, url: str, **others: Any) -> "RedisSettings":
+        """Return the settings that `redis://[[user]:password@]host[:port][/db]`, `rediss://…` or `unix:///path` name.
+
+        Raises ConfigError for any other form; the text of the error leaves the password out.
+        """
+        try:
+            parts = urlsplit(url)
+            port = parts.port or 6379
+            if parts.scheme == "unix":
+                addr, database = f"unix:{parts.path}", "0"
+            elif parts.scheme in {"redis", "rediss"} and parts.hostname:
+                addr, database = f"{parts.hostname}:{port}", parts.path.strip("/") or "0"
+            else:
+                raise ValueError("unknown form")
+            secret = SecretStr(unquote(parts.password)) if parts.password else None
+            user = unquote(parts.username) if parts.username else None
+            fields = {
+                "addr": addr,
+                "db": int(database),
+                "username": user,
+                "password": secret,
+                "tls": parts.scheme == "rediss",
+            }
+            return cls.model_validate(fields | others)
+        except ValueError:
+            raise ConfigError(
+                "the Redis URL cannot be read; write redis://host:port/0, rediss://… or unix:///path/to.sock",
+                problems={},
+            ) from None
+
+
+class PricesSettings(_Part):
+    key_prefix: str = Field(
+        default="prices", min_length=1, max_length=64, description="First part of every key and channel"
+    )
+    latest_ttl: Duration = Field(
+        default=parse_duration("1h"), description="A latest price not renewed this long disappears"
+    )
+    history_max_age: Duration = Field(
+        default=parse_duration("168h"), description="Points this much older than the newest are pruned"
+    )
+    history_max_points: int = Field(default=100_000, ge=1, description="Most points kept per symbol")
+    max_ahead: Duration = Field(
+        default=parse_duration("1m"), description="A tick further in the future than this is refused"
+    )
+
+
+class PartitionsSettings(_Part):
+    migrate_on_open: bool = Field(default=True, description="Bring every weekly file to the newest schema at start")
+    max_clock_ahead: Duration = Field(
+        default=parse_duration("8784h"),
+        description="A rotation that would skip further ahead than this (a wrong clock) is refused",
+    )
+
+
+class Settings(BaseSettings):
+    """All settings, read from the environment when made. Raises ConfigError with every problem at once."""
+
+    model_config = SettingsConfigDict(
+        env_nested_delimiter="_",
+        env_nested_max_split=1,
+        env_ignore_empty=True,
+        env_file=".env",
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    log: LogSettings = LogSettings()
+    db: DatabaseSettings = DatabaseSettings()
+    redis: RedisSettings = RedisSettings()
+    prices: PricesSettings = PricesSettings()
+    partitions: PartitionsSettings = PartitionsSettings()
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise _explained(error) from None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is pydantic's
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # A stray DB=… or REDIS=url in the environment would be taken for a whole part: such keys are not ours.
+        for source in (env_settings, dotenv_settings):
+            names: Mapping[str, str | None] = getattr(source, "env_vars", {})
+            kept = {name: value for name, value in names.items() if name.lower() not in cls.model_fields}
+            source.env_vars = kept  # type: ignore[attr-defined]
+        secrets = os.environ.get("SECRETS_DIR")
+        if secrets is None:
+            return init_settings, env_settings, dotenv_settings
+        folder = NestedSecretsSettingsSource(
+            file_secret_settings, secrets_dir=secrets, secrets_nested_delimiter="_", secrets_dir_missing="error"
+        )
+        return init_settings, env_settings, dotenv_settings, folder
+
+
+def variable_names() -> dict[str, tuple[str, str]]:
+    """Return each environment variable the settings know, with its part and field."""
+    return {
+        f"{part}_{field}".upper(): (part, field)
+        for part, info in Settings.model_fields.items()
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)
+        for field in info.annotation.model_fields
+    }
+
+
+def _explained(error: ValidationError) -> ConfigError:
+    problems = {}
+    for problem in error.errors(include_url=False, include_input=False):
+        name = "_".join(str(part) for part in problem["loc"][:2]).upper() or "settings"
+        problems[name] = problem["msg"].removeprefix("Value error, ")
+    lines = "; ".join(f"{name}: {text}" for name, text in problems.items())
+    return ConfigError(f"unusable settings: {lines}", problems=problems)

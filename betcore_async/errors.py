@@ -1,0 +1,237 @@
+"""Every error this library raises on purpose, in one tree.
+
+    BetcoreError
+    ├── ConfigError
+    ├── ModelError                          (also a ValueError)
+    ├── FeedError
+    ├── DatabaseError
+    │   ├── BusyTimeoutError                another process held the lock for the whole budget
+    │   ├── PoolTimeoutError                no connection came free in time
+    │   ├── TooManyWaitersError             the waiting line is full
+    │   ├── PoolClosedError                 not opened yet, closed, or used from another loop or process
+    │   ├── CommitOutcomeUnknownError       the COMMIT may or may not have happened
+    │   ├── StorageFullError
+    │   └── WalUnavailableError
+    ├── MigrationError
+    │   ├── MigrationGapError               a number is missing between two files
+    │   ├── DuplicateMigrationError         two files claim one number
+    │   ├── MigrationEditedError            the file changed after it was applied
+    │   ├── MigrationMissingError           applied, but no longer on disk
+    │   ├── MigrationDownMissingError       there is no .down.sql to go back with
+    │   ├── MigrationFileError              a file that cannot be run as a migration
+    │   ├── MigrationStatementError         a statement failed
+    │   ├── SchemaTooNewError               the database is newer than this code
+    │   └── NotBetcoreDatabaseError         the file belongs to something else
+    ├── PartitionError
+    │   ├── PartitionMissingError
+    │   ├── PartitionArchivedError
+    │   ├── PartitionDamagedError
+    │   ├── PartitionSealedError            the library follows by itself; seen by raw SQL only
+    │   └── RotationError
+    ├── LedgerError
+    │   ├── InsufficientFundsError
+    │   ├── UserNotFoundError
+    │   ├── UserExistsError
+    │   ├── BetNotFoundError
+    │   ├── InvalidTransitionError
+    │   ├── IdempotencyConflictError
+    │   └── ConcurrentUpdateError
+    └── RedisError
+        ├── RedisUnavailableError
+        │   └── RedisAuthError
+        ├── RedisTimeoutError
+        ├── RedisOutcomeUnknownError
+        └── RedisCommandError               the server answered with an error
+
+The text says what went wrong and what to do; the attributes carry the facts, so that no caller parses a text.
+Errors of aiosqlite, sqlite3 and redis are translated once, where they enter, with the original as `__cause__`.
+"""
+
+from typing import Any
+
+
+class BetcoreError(Exception):
+    """Root of every error of this library. `facts` holds its attributes by name."""
+
+    def __init__(self, message: str, **facts: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.facts = facts
+
+    def __getattr__(self, name: str) -> Any:
+        # Looked up only when normal attribute access failed; `facts` itself may be missing while unpickling.
+        facts = self.__dict__.get("facts", {})
+        if name in facts:
+            return facts[name]
+        raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild, (type(self), self.message, self.facts))
+
+
+def _rebuild(kind: type[BetcoreError], message: str, facts: dict[str, Any]) -> BetcoreError:
+    return kind(message, **facts)
+
+
+class ConfigError(BetcoreError):
+    """Settings that cannot be used. `problems` maps each variable name to what is wrong with it."""
+
+
+class ModelError(BetcoreError, ValueError):
+    """A value outside what a model or a command allows. `field` names it."""
+
+
+class FeedError(BetcoreError):
+    """A price feed that cannot be read. `source` and `line` say where."""
+
+
+class DatabaseError(BetcoreError):
+    """SQLite could not do what was asked."""
+
+
+class BusyTimeoutError(DatabaseError):
+    """Another connection held the lock for the whole busy budget. `waited` (seconds), `attempts`."""
+
+
+class PoolTimeoutError(DatabaseError):
+    """No connection came free in time. `waited` (seconds)."""
+
+
+class TooManyWaitersError(DatabaseError):
+    """The bounded waiting line of the pool is full. `limit`."""
+
+
+class PoolClosedError(DatabaseError):
+    """The pool is not open, or is used from a loop or a process it was not opened in."""
+
+
+class CommitOutcomeUnknownError(DatabaseError):
+    """COMMIT failed in a way that leaves open whether it took place: look before you repeat."""
+
+
+class StorageFullError(DatabaseError):
+    """The disk (or the file's page limit) is full; nothing of the transaction was kept."""
+
+
+class WalUnavailableError(DatabaseError):
+    """The file or its file system refuses WAL mode. `path`, `journal_mode`."""
+
+
+class MigrationError(BetcoreError):
+    """A migration cannot run. `path` or `version` say which."""
+
+
+class MigrationGapError(MigrationError):
+    """A number is missing between two migration files."""
+
+
+class DuplicateMigrationError(MigrationError):
+    """Two migration files claim one number."""
+
+
+class MigrationEditedError(MigrationError):
+    """A migration file changed after it was applied."""
+
+
+class MigrationMissingError(MigrationError):
+    """A migration that was applied is not on disk any more."""
+
+
+class MigrationDownMissingError(MigrationError):
+    """There is no `.down.sql` to go back with."""
+
+
+class MigrationFileError(MigrationError):
+    """A file that cannot be run as a migration."""
+
+
+class MigrationStatementError(MigrationError):
+    """A statement failed. `path`, `statement` (its number, from 1), `line`."""
+
+
+class SchemaTooNewError(MigrationError):
+    """The database was migrated by a newer version of this library."""
+
+
+class NotBetcoreDatabaseError(MigrationError):
+    """The file is not one of ours (its application_id differs). `path`."""
+
+
+class PartitionError(BetcoreError):
+    """A weekly file cannot be used. `week`, `path`."""
+
+
+class PartitionMissingError(PartitionError):
+    """A query reaches weeks whose file is not there. `weeks`."""
+
+
+class PartitionArchivedError(PartitionError):
+    """A query reaches weeks that were archived. `weeks`, `location`."""
+
+
+class PartitionDamagedError(PartitionError):
+    """A weekly file is not what its name says or cannot be read. `path`, `reason`."""
+
+
+class PartitionSealedError(PartitionError):
+    """The file was sealed by a rotation; writes go to `successor`."""
+
+
+class RotationError(PartitionError):
+    """A rotation was refused or failed before its commit point; the old week stays live."""
+
+
+class LedgerError(BetcoreError):
+    """The domain says no; nothing was changed."""
+
+
+class InsufficientFundsError(LedgerError):
+    """`user_id`, `balance`, `amount`; for a bet also `bet`, the row that was recorded."""
+
+
+class UserNotFoundError(LedgerError):
+    """`user_id` or `wallet_address`."""
+
+
+class UserExistsError(LedgerError):
+    """The wallet address or the id is taken. `wallet_address`."""
+
+
+class BetNotFoundError(LedgerError):
+    """`bet_id`."""
+
+
+class InvalidTransitionError(LedgerError):
+    """A status change the state machine does not allow. `bet_id`, `status`, `wanted`."""
+
+
+class IdempotencyConflictError(LedgerError):
+    """The id was used before with other terms. `id`."""
+
+
+class ConcurrentUpdateError(LedgerError):
+    """The row changed since it was read. `user_id`, `expected`, `version`."""
+
+
+class RedisError(BetcoreError):
+    """Redis could not do what was asked."""
+
+
+class RedisUnavailableError(RedisError):
+    """No server answered at `address`; the command was surely not applied."""
+
+
+class RedisAuthError(RedisUnavailableError):
+    """The server refused the user name or password. The password is never part of the error."""
+
+
+class RedisTimeoutError(RedisError):
+    """A command that is safe to repeat did not answer within its deadline. `waited` (seconds)."""
+
+
+class RedisOutcomeUnknownError(RedisError):
+    """The connection broke after the command was sent: it may or may not have been applied. `command`."""
+
+
+class RedisCommandError(RedisError):
+    """The server answered with an error: wrong type, out of memory, read-only replica, loading … `command`."""

@@ -1,0 +1,4 @@
+DROP TABLE ledger_entries;
+DROP TABLE bets;
+DROP TABLE users;
+DROP TABLE partition_meta;

@@ -1,0 +1,104 @@
+-- One weekly file: who has what, what was bet, and every change of every balance.
+-- Times are microseconds since the epoch (UTC), money is whole minor units, rates are parts per million.
+-- STRICT: a value that overflowed into a float is an error instead of money gone wrong.
+
+-- What this file is. One row, written when the file is born, changed once, when it is sealed.
+CREATE TABLE partition_meta (
+    id          INTEGER PRIMARY KEY CHECK (id = 1),
+    week        TEXT    NOT NULL CHECK (week GLOB '[0-9][0-9][0-9][0-9]-W[0-5][0-9]'),
+    starts_at   INTEGER NOT NULL,
+    ends_at     INTEGER NOT NULL CHECK (ends_at > starts_at),
+    state       TEXT    NOT NULL CHECK (state IN ('live', 'sealed')),
+    predecessor TEXT,
+    successor   TEXT    CHECK ((state = 'sealed') = (successor IS NOT NULL)),
+    created_at  INTEGER NOT NULL,
+    sealed_at   INTEGER CHECK ((state = 'sealed') = (sealed_at IS NOT NULL))
+) STRICT;
+
+CREATE TRIGGER partition_meta_sealed_is_final
+BEFORE UPDATE ON partition_meta
+WHEN OLD.state = 'sealed'
+BEGIN
+    SELECT RAISE(ABORT, 'this week is sealed');
+END;
+
+CREATE TABLE users (
+    id             TEXT    PRIMARY KEY,
+    wallet_address TEXT    NOT NULL UNIQUE,
+    balance        INTEGER NOT NULL CHECK (balance >= 0),
+    version        INTEGER NOT NULL CHECK (version >= 1),
+    created_at     INTEGER NOT NULL,
+    updated_at     INTEGER NOT NULL
+) STRICT;
+
+-- placed_at before the file's starts_at marks a bet that was carried over still open;
+-- its home row stays in the week in which it was placed.
+CREATE TABLE bets (
+    id            TEXT    PRIMARY KEY,
+    user_id       TEXT    NOT NULL REFERENCES users (id),
+    cell_id       TEXT    NOT NULL,
+    amount        INTEGER NOT NULL CHECK (amount > 0),
+    reward_ppm    INTEGER NOT NULL CHECK (reward_ppm >= 1000000),
+    status        TEXT    NOT NULL
+        CHECK (status IN ('pending', 'confirmed', 'won', 'lost', 'cancelled', 'insufficient_funds')),
+    placed_at     INTEGER NOT NULL,
+    resolved_at   INTEGER CHECK (resolved_at >= placed_at),
+    payout_amount INTEGER CHECK (payout_amount > 0),
+    CHECK ((status IN ('pending', 'confirmed')) = (resolved_at IS NULL)),
+    CHECK ((status = 'won') = (payout_amount IS NOT NULL))
+) STRICT;
+
+CREATE INDEX bets_by_user ON bets (user_id, placed_at, id);
+CREATE INDEX bets_open_by_cell ON bets (cell_id, id) WHERE status IN ('pending', 'confirmed');
+
+CREATE TRIGGER bets_status_moves_forward
+BEFORE UPDATE OF status ON bets
+WHEN NOT (
+    (OLD.status = 'pending' AND NEW.status IN ('confirmed', 'won', 'lost', 'cancelled'))
+    OR (OLD.status = 'confirmed' AND NEW.status IN ('won', 'lost', 'cancelled'))
+)
+BEGIN
+    SELECT RAISE(ABORT, 'a bet cannot change its status this way');
+END;
+
+CREATE TRIGGER bets_terms_are_fixed
+BEFORE UPDATE OF id, user_id, cell_id, amount, reward_ppm, placed_at ON bets
+BEGIN
+    SELECT RAISE(ABORT, 'the terms of a bet are fixed');
+END;
+
+CREATE TRIGGER bets_are_kept
+BEFORE DELETE ON bets
+BEGIN
+    SELECT RAISE(ABORT, 'bets are never deleted');
+END;
+
+-- `version` is the user's version after the entry: dense for each user, the first one of a file being its opening
+-- ('opening' for a new user, 'carry_forward' for one from the week before, repeating that week's last version).
+CREATE TABLE ledger_entries (
+    id            TEXT    PRIMARY KEY,
+    user_id       TEXT    NOT NULL REFERENCES users (id),
+    version       INTEGER NOT NULL CHECK (version >= 1),
+    amount        INTEGER NOT NULL,
+    balance_after INTEGER NOT NULL CHECK (balance_after >= 0),
+    ref_type      TEXT    NOT NULL CHECK (ref_type IN (
+        'opening', 'carry_forward', 'deposit', 'withdrawal', 'transfer_in', 'transfer_out', 'stake', 'payout', 'refund'
+    )),
+    ref_id        TEXT    NOT NULL,
+    metadata      TEXT    CHECK (metadata IS NULL OR json_valid(metadata)),
+    created_at    INTEGER NOT NULL,
+    UNIQUE (ref_type, ref_id),
+    UNIQUE (user_id, version)
+) STRICT;
+
+CREATE TRIGGER ledger_entries_are_never_changed
+BEFORE UPDATE ON ledger_entries
+BEGIN
+    SELECT RAISE(ABORT, 'ledger entries are never changed');
+END;
+
+CREATE TRIGGER ledger_entries_are_kept
+BEFORE DELETE ON ledger_entries
+BEGIN
+    SELECT RAISE(ABORT, 'ledger entries are never deleted');
+END;
