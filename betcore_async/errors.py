@@ -41,7 +41,10 @@
         │   └── RedisAuthError
         ├── RedisTimeoutError
         ├── RedisOutcomeUnknownError
-        └── RedisCommandError               the server answered with an error
+        ├── RedisCommandError               the server answered with an error
+        ├── RedisClosedError                not opened yet, or closed
+        ├── RedisLockError                  a lock was not had in time, or was lost
+        └── SlowSubscriberError             a subscription was ended because its reader fell behind
 
 The text says what went wrong and what to do; the attributes carry the facts, so that no caller parses a text.
 Errors of aiosqlite, sqlite3 and redis are translated once, where they enter, with the original as `__cause__`.
@@ -235,3 +238,15 @@ class RedisOutcomeUnknownError(RedisError):
 
 class RedisCommandError(RedisError):
     """The server answered with an error: wrong type, out of memory, read-only replica, loading … `command`."""
+
+
+class RedisClosedError(RedisError):
+    """The client, hub or pipeline is not open: use it inside its `async with` block."""
+
+
+class RedisLockError(RedisError):
+    """A lock was not had in time, or expired before its holder was done. `name`."""
+
+
+class SlowSubscriberError(RedisError):
+    """A subscription was ended because its reader fell too far behind. `channels`, `policy`."""
