@@ -1,0 +1,106 @@
+"""What all tests share: a Redis server, an environment free of other settings, a check for what they leave behind."""
+
+import asyncio
+import gc
+import inspect
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+from services import NoRedisError, RedisService, redis_service
+
+import betcore_async
+from betcore_async.config import variable_names
+
+SETTLE = 1.0  # seconds that threads, tasks and files have to go away by themselves after a test
+
+_environment = pytest.StashKey[dict[str, str]]()
+_service = pytest.StashKey[RedisService]()
+
+# Machines are shared and slow at times: how long an example takes says nothing about it.
+hypothesis.settings.register_profile("betcore", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("betcore")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # The settings of whoever runs the tests are for finding Redis, and must not reach the tests themselves.
+    config.stash[_environment] = dict(os.environ)
+    for name in (*variable_names(), "SECRETS_DIR"):
+        os.environ.pop(name, None)
+
+
+def pytest_report_header() -> str:
+    return f"betcore_async: {Path(betcore_async.__file__).parent}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if _service in config.stash:
+        terminalreporter.write_line(f"Redis: {config.stash[_service]}")
+
+
+@pytest.fixture(scope="session")
+def redis_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """URL of a real server for the session. Tests share it: use keys and channels of your own."""
+    try:
+        with redis_service(request.config.stash[_environment]) as service:
+            request.config.stash[_service] = service
+            yield service.url
+    except NoRedisError as error:
+        # Ends the run instead of skipping: tests that did not run must not look like tests that passed.
+        pytest.exit(str(error), returncode=pytest.ExitCode.USAGE_ERROR)
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing_behind() -> Iterator[None]:
+    """Fail a test after which threads or open files are left that were not there before."""
+    threads, files = set(threading.enumerate()), _open_files()
+    yield
+    deadline = time.monotonic() + SETTLE
+    while left := [*_new_threads(threads), *_new_files(files)]:
+        if time.monotonic() > deadline:
+            pytest.fail(f"the test leaves behind: {', '.join(left)}", pytrace=False)
+        gc.collect()  # what only a reference cycle keeps open warns here, and a warning is an error
+        time.sleep(0.01)
+
+
+@pytest.fixture(autouse=True)
+def leaves_no_tasks(leaves_nothing_behind: None, request: pytest.FixtureRequest) -> None:
+    """Fail a test after which asyncio tasks are left. What it requests makes the teardown go: tasks, loop, threads."""
+    if inspect.iscoroutinefunction(request.function):
+        request.getfixturevalue("_all_tasks_end")
+
+
+@pytest.fixture
+async def _all_tasks_end() -> AsyncIterator[None]:
+    # Set up before the test's other fixtures, therefore torn down after them, but while their loop still runs.
+    yield
+    deadline = time.monotonic() + SETTLE
+    while left := asyncio.all_tasks() - {asyncio.current_task()}:
+        if time.monotonic() > deadline:
+            pytest.fail(f"the test leaves behind: {', '.join(map(repr, left))}", pytrace=False)
+        await asyncio.sleep(0.01)
+
+
+def _new_threads(before: set[threading.Thread]) -> list[str]:
+    return [f"thread {thread.name}" for thread in threading.enumerate() if thread not in before]
+
+
+def _new_files(before: dict[int, str]) -> list[str]:
+    return [f"file {number} ({what})" for number, what in _open_files().items() if before.get(number) != what]
+
+
+def _open_files() -> dict[int, str]:
+    """Return each open file descriptor with what it is open on."""
+    folder = Path("/proc/self/fd")
+    found = {}
+    for entry in (folder if folder.is_dir() else Path("/dev/fd")).iterdir():
+        try:
+            status, place = os.fstat(int(entry.name)), entry.readlink() if entry.is_symlink() else "open"
+        except OSError:  # the descriptor of the listing itself
+            continue
+        found[int(entry.name)] = f"{place}, inode {status.st_dev}:{status.st_ino}"
+    return found
