@@ -17,7 +17,7 @@ from urllib.parse import quote
 import aiosqlite
 
 from betcore_async.config import DatabaseSettings
-from betcore_async.errors import BetcoreError, DatabaseError, WalUnavailableError
+from betcore_async.errors import BetcoreError, DatabaseError, PoolClosedError, WalUnavailableError
 from betcore_async.sqlite.retry import is_busy, retry_busy
 from betcore_async.sqlite.rows import Row
 from betcore_async.tasks import finish
@@ -61,6 +61,10 @@ class Link:
         hop: asyncio.Future[T] = asyncio.ensure_future(work)
         try:
             return await asyncio.shield(hop)
+        except ValueError as error:
+            if hop.done() and self.connection._connection is None:  # noqa: SLF001
+                raise PoolClosedError("the connection was closed while it was in use; the pool was closed") from error
+            raise
         except asyncio.CancelledError:
             await finish(self._interrupt_until_done(hop))
             raise

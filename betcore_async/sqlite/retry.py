@@ -32,7 +32,8 @@ def error_code(error: BaseException) -> int:
 def is_busy(error: BaseException) -> bool:
     """Tell whether another connection was in the way.
 
-    That is BUSY, BUSY_RECOVERY, BUSY_SNAPSHOT, BUSY_TIMEOUT and LOCKED_SHAREDCACHE. Plain LOCKED is not among them: that is a conflict within one connection, and waiting does not help.
+    That is BUSY, BUSY_RECOVERY, BUSY_SNAPSHOT, BUSY_TIMEOUT and LOCKED_SHAREDCACHE. Plain LOCKED is not among them: it
+    is a conflict within one connection, and waiting does not help.
     """
     code = error_code(error)
     return code & _PRIMARY == sqlite3.SQLITE_BUSY or code == sqlite3.SQLITE_LOCKED_SHAREDCACHE

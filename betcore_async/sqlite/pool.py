@@ -1,0 +1,248 @@
+"""SQLitePool: one file, one writer with group commit, as many readers as it takes."""
+
+import asyncio
+import contextlib
+import os
+import sqlite3
+import warnings
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from contextvars import ContextVar
+from pathlib import Path
+from time import perf_counter
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import aiosqlite
+
+from betcore_async.config import DatabaseSettings, Durability
+from betcore_async.errors import BetcoreError, DatabaseError, PoolClosedError
+from betcore_async.sqlite.readers import Readers
+from betcore_async.sqlite.retry import retry_busy
+from betcore_async.sqlite.rows import ExecuteResult, Row
+from betcore_async.sqlite.stats import Counters, PoolHealth, PoolStats
+from betcore_async.sqlite.transaction import Outcome, Parameters, Transaction, execute, execute_many
+from betcore_async.sqlite.writer import Writer
+from betcore_async.tasks import finish
+
+T = TypeVar("T")
+
+CLOSE_TIMEOUT = 10.0
+"""Seconds that running work has before `close()` interrupts it."""
+
+_DEFAULTS = DatabaseSettings()
+
+_current: ContextVar[tuple["SQLitePool", "asyncio.Task[Any] | None", Transaction] | None] = ContextVar(
+    "betcore_transaction", default=None
+)
+
+
+class SQLitePool:
+    """A pool of connections to one SQLite file in WAL mode.
+
+        async with SQLitePool("data/app.db") as pool:
+            await pool.execute("INSERT INTO t VALUES (?)", (1,))
+            rows = await pool.fetch_all("SELECT * FROM t")
+
+    Errors of the caller's own SQL (a constraint, a typo) are sqlite3's; everything else is a DatabaseError:
+    BusyTimeoutError, PoolTimeoutError, TooManyWaitersError, PoolClosedError, StorageFullError,
+    CommitOutcomeUnknownError.
+    """
+
+    def __init__(self, path: str | Path, settings: DatabaseSettings = _DEFAULTS, *, name: str = "") -> None:
+        self.path = Path(path)
+        self.name = name or self.path.stem
+        self._settings = settings
+        self._counters = Counters()
+        self._writer: Writer | None = None
+        self._readers: Readers | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid = 0
+
+    def __repr__(self) -> str:
+        return f"<SQLitePool {self.name!r} {'open' if self._writer else 'closed'}>"
+
+    def __del__(self) -> None:
+        if getattr(self, "_writer", None) is not None:
+            warnings.warn(f"{self!r} was never closed; use `async with` or close()", ResourceWarning, stacklevel=2)
+
+    # Life
+
+    async def open(self) -> None:
+        """Open the writer and a first reader; creates the file (mode 0600) where there is none."""
+        if self._writer is not None:
+            raise DatabaseError(f"{self!r} is open already")
+        self._counters = Counters()
+        writer = Writer(self.path, self._settings, self._counters)
+        readers = Readers(self.path, self._settings, self._counters)
+        await writer.open()
+        try:
+            await readers.open()
+        except BaseException:
+            await finish(writer.close(0))
+            raise
+        self._writer, self._readers = writer, readers
+        self._loop, self._pid = asyncio.get_running_loop(), os.getpid()
+
+    async def close(self, timeout: float | None = None) -> None:
+        """Let running work finish within `timeout` seconds (default 10), interrupt the rest, close everything.
+
+        Calls after it, and calls still waiting for their turn at the deadline, get PoolClosedError. Closing a closed
+        pool does nothing.
+        """
+        writer, readers = self._writer, self._readers
+        if writer is None or readers is None:
+            return
+        self._writer = self._readers = None
+        limit = CLOSE_TIMEOUT if timeout is None else timeout
+        await finish(_all(writer.close(limit), readers.close(limit)))
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def _parts(self) -> tuple[Writer, Readers]:
+        if self._writer is None or self._readers is None:
+            raise PoolClosedError(f"{self!r}: open it first, best with `async with`")
+        if os.getpid() != self._pid:
+            raise PoolClosedError(f"{self!r} was opened before a fork; open a pool of its own in each process")
+        if asyncio.get_running_loop() is not self._loop:
+            raise PoolClosedError(f"{self!r} belongs to another event loop; open one pool per loop")
+        return self._writer, self._readers
+
+    # Reading
+
+    async def read(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        """Return `function(connection)`, run on a reader in one hop: every query in it sees the same snapshot."""
+        return await self._parts()[1].submit(function, snapshot=True)
+
+    async def fetch_all(self, sql: str, parameters: Parameters = ()) -> list[Row]:
+        """Return all rows of a query."""
+        return await self._parts()[1].submit(lambda raw: raw.execute(sql, parameters).fetchall(), snapshot=False)
+
+    async def fetch_one(self, sql: str, parameters: Parameters = ()) -> Row | None:
+        """Return the first row of a query, or None."""
+
+        def first(raw: sqlite3.Connection) -> Row | None:
+            cursor = raw.execute(sql, parameters)
+            row: Row | None = cursor.fetchone()
+            cursor.close()  # an unfinished statement would hold on to its snapshot
+            return row
+
+        return await self._parts()[1].submit(first, snapshot=False)
+
+    async def fetch_value(self, sql: str, parameters: Parameters = ()) -> Any:
+        """Return the first column of the first row, or None."""
+        row = await self.fetch_one(sql, parameters)
+        return None if row is None else row[0]
+
+    async def iterate(self, sql: str, parameters: Parameters = (), *, chunk: int = 1000) -> AsyncGenerator[Row, None]:
+        """Yield the rows of a query one by one, fetched `chunk` at a time: memory stays bounded, whatever the size.
+
+        Holds one reader until it is exhausted or closed; leave early inside `contextlib.aclosing`, so that the reader
+        comes back at once.
+        """
+        async with self._parts()[1].turn() as link:
+            cursor = await link.run(lambda raw: raw.execute(sql, parameters))
+            try:
+                while rows := await link.run(lambda _: cursor.fetchmany(chunk)):
+                    for row in rows:
+                        yield row
+            finally:
+                await finish(link.run(lambda _: cursor.close()))
+
+    @contextlib.asynccontextmanager
+    async def acquire(self, *, timeout: float | None = None) -> AsyncIterator[aiosqlite.Connection]:
+        """Lend a reader as a plain aiosqlite connection; waits at most `timeout` seconds (DB_ACQUIRE_TIMEOUT)."""
+        async with self._parts()[1].turn(timeout) as link:
+            yield link.connection
+
+    # Writing
+
+    async def write(self, function: Callable[[sqlite3.Connection], T], *, durability: Durability | None = None) -> T:
+        """Return `function(connection)`, run as a whole transaction body in the next group commit.
+
+        "Returned" means committed. A function that raises is undone alone. It may run more than once (when a neighbour
+        brought the group down), so it must touch nothing but its connection.
+        """
+        self._refuse_inside_transaction()
+        return await self._parts()[0].submit(function, durability)
+
+    async def execute(self, sql: str, parameters: Parameters = ()) -> ExecuteResult:
+        """Run one statement in the next group commit."""
+        return await self.write(lambda raw: execute(raw, sql, parameters))
+
+    async def execute_many(self, sql: str, rows: Iterable[Parameters]) -> ExecuteResult:
+        """Run one statement for each of `rows`, all or none of them, in the next group commit."""
+        kept = list(rows)  # the function may run twice, an iterator would be empty by then
+        return await self.write(lambda raw: execute_many(raw, sql, kept))
+
+    @contextlib.asynccontextmanager
+    async def transaction(self, *, durability: Durability | None = None) -> AsyncIterator[Transaction]:
+        """Hold the writer for an interactive BEGIN IMMEDIATE … COMMIT; rolled back when the block raises.
+
+        Nested in the same task it is a SAVEPOINT. For a fixed sequence of statements `write` is many times faster,
+        since it shares its commit with others.
+        """
+        if (outer := self._open_transaction()) is not None:
+            async with outer.savepoint():
+                yield outer
+            return
+        writer = self._parts()[0]
+        async with writer.turn() as (link, group):
+            transaction = Transaction(link, group)
+            token = _current.set((self, asyncio.current_task(), transaction))
+            wanted, budget = durability or self._settings.synchronous, self._settings.busy_timeout
+            try:
+                await retry_busy(lambda: transaction.begin(wanted), budget, f"writing to {self.path}")
+                self._counters.transactions += 1
+                yield transaction
+            except BaseException:
+                await transaction.rollback()
+                raise
+            else:
+                await transaction.commit()
+            finally:
+                with contextlib.suppress(ValueError):  # left from another context, when garbage-collected
+                    _current.reset(token)
+
+    def _open_transaction(self) -> Transaction | None:
+        held = _current.get()
+        if held is None or held[0] is not self or held[1] is not asyncio.current_task():
+            return None
+        return held[2] if held[2].outcome is Outcome.OPEN else None
+
+    def _refuse_inside_transaction(self) -> None:
+        if self._open_transaction() is not None:
+            raise DatabaseError("this task holds the writer in pool.transaction(); write through that transaction")
+
+    # Watching
+
+    async def health(self) -> PoolHealth:
+        """Read one value through the pool and say how long it took; never raises for a database that fails."""
+        started = perf_counter()
+        try:
+            await self.fetch_value("SELECT 1")
+        except (BetcoreError, sqlite3.Error) as error:
+            return PoolHealth(ok=False, latency=perf_counter() - started, error=str(error))
+        return PoolHealth(ok=True, latency=perf_counter() - started)
+
+    def stats(self) -> PoolStats:
+        """Return sizes and counts as they are now; all zero sizes when the pool is closed."""
+        counters = {name: getattr(self._counters, name) for name in Counters.__slots__}
+        readers, idle = self._readers.sizes if self._readers else (0, 0)
+        return PoolStats(
+            readers=readers,
+            readers_idle=idle,
+            reads_waiting=self._readers.waiting if self._readers else 0,
+            writes_waiting=self._writer.waiting if self._writer else 0,
+            **counters,
+        )
+
+
+async def _all(*parts: Any) -> None:
+    await asyncio.gather(*parts)

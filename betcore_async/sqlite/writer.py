@@ -1,0 +1,236 @@
+"""The one writer of a file: group commits and interactive transactions in one fair order."""
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from time import monotonic
+from typing import TypeVar
+
+from betcore_async.config import DatabaseSettings, Durability
+from betcore_async.errors import BetcoreError, PoolClosedError
+from betcore_async.sqlite.connection import Link, connect
+from betcore_async.sqlite.group import GroupCommit, GroupResult
+from betcore_async.sqlite.retry import backoff, busy_timeout
+from betcore_async.sqlite.stats import Counters
+from betcore_async.sqlite.waiting import Item, Job, Line, Turn, settle, turn_timeout
+from betcore_async.tasks import finish
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Writer:
+    """Owns the writing connection. Its state changes on the loop only; the thread takes jobs and reports back."""
+
+    def __init__(self, path: Path, settings: DatabaseSettings, counters: Counters) -> None:
+        self._path = path
+        self._settings = settings
+        self._counters = counters
+        self._line = Line(settings.max_waiters)
+        self._link: Link | None = None
+        self._group: GroupCommit | None = None
+        self._working = False  # the thread, a turn, a pause or a replacement has the connection
+        self._closing = False
+        self._busy_since: float | None = None
+        self._busy_attempts = 0
+        self._pause: asyncio.TimerHandle | None = None
+        self._sweep: asyncio.TimerHandle | None = None
+        self._replacing: asyncio.Task[None] | None = None
+        self._idle = asyncio.Event()
+
+    @property
+    def waiting(self) -> int:
+        return len(self._line)
+
+    async def open(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._use(await connect(self._path, self._settings))
+
+    def _use(self, link: Link) -> None:
+        self._link = link
+        self._group = GroupCommit(link.raw, self._settings, self._counters)
+        self._counters.opened += 1
+
+    # What callers do
+
+    async def submit(self, function: Callable[[sqlite3.Connection], T], durability: Durability | None) -> T:
+        """Run `function` in the next group commit; returns its result once the commit took place.
+
+        A caller that is cancelled before its function started leaves no trace. Later, the function is undone if the
+        group has not committed yet; CancelledError comes after that is settled.
+        """
+        job = Job(
+            function, self._loop.create_future(), self._line.lock, durability=durability or self._settings.synchronous
+        )
+        self._enqueue(job)
+        try:
+            return await job.future  # type: ignore[no-any-return]
+        except asyncio.CancelledError:
+            self._counters.cancelled += 1
+            if not job.abandon() and job.future.cancelled():
+                job.cancelled = True
+                job.future = self._loop.create_future()  # the first one was cancelled with its caller
+                await finish(asyncio.wait([job.future]))
+                job.future.exception()
+            raise
+
+    @contextlib.asynccontextmanager
+    async def turn(self) -> AsyncIterator[tuple[Link, GroupCommit]]:
+        """Have the connection alone, in order of arrival. It has to be given back outside of any transaction."""
+        turn = Turn(self._loop.create_future(), self._line.lock)
+        self._enqueue(turn)
+        try:
+            held: tuple[Link, GroupCommit] = await turn.future
+        except asyncio.CancelledError:
+            self._counters.cancelled += 1
+            if not turn.abandon() and turn.held is not None:
+                self._next()  # granted in the same moment: hand it on
+            raise
+        try:
+            yield held
+        finally:
+            if held[0].raw.in_transaction:
+                self._start_replacing()
+            else:
+                self._next()
+
+    def _enqueue(self, item: Item) -> None:
+        if self._closing:
+            raise PoolClosedError(f"the pool of {self._path} is closed")
+        try:
+            self._line.append(item)
+        except BetcoreError:
+            self._counters.refused += 1
+            raise
+        if self._sweep is None:
+            self._sweep = self._loop.call_later(self._settings.acquire_timeout.total_seconds(), self._sweep_line)
+        self._kick()
+
+    # Whose turn it is
+
+    def _next(self) -> None:
+        self._working = False
+        self._kick()
+
+    def _kick(self) -> None:
+        """Start what stands at the head of the line, unless something is going on."""
+        if self._working:
+            return
+        head = self._line.head()
+        if head is None:
+            self._idle.set()
+            return
+        self._idle.clear()
+        self._working = True
+        if self._link is None or self._group is None:
+            self._start_replacing()
+        elif (turn := self._line.take_turn()) is not None:
+            turn.grant((self._link, self._group))
+        else:
+            self._link.post(self._work)
+
+    def _work(self) -> None:
+        """On the thread: commit groups while jobs stand at the head of the line."""
+        group, line = self._group, self._line
+        assert group is not None  # noqa: S101 - _kick holds it
+        while True:
+            result = group.run(line)
+            if result is not None:
+                line.put_back(result.again)
+            if result is None or result.busy or result.broken or not isinstance(line.head(), Job):
+                self._report(self._stopped, result)
+                return
+            self._report(self._deliver, result)
+
+    def _report(self, callback: Callable[[R], None], result: R) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to be told
+            self._loop.call_soon_threadsafe(callback, result)
+
+    def _deliver(self, result: GroupResult) -> None:
+        counters = self._counters
+        counters.groups += result.committed > 0
+        counters.writes += result.committed
+        counters.largest_group = max(counters.largest_group, result.committed)
+        self._busy_since, self._busy_attempts = None, 0
+        for job, value, error in result.done:
+            settle(job, value, error)
+
+    def _stopped(self, result: GroupResult | None) -> None:
+        if result is not None and result.busy is not None:
+            self._pause_for_lock()
+            return
+        if result is not None:
+            self._deliver(result)
+        if result is not None and result.broken is not None:
+            self._start_replacing()
+        else:
+            self._next()
+
+    # Waiting for others
+
+    def _pause_for_lock(self) -> None:
+        """Another process has the lock: try again after a pause, and tell those whose busy budget is spent."""
+        now, budget = monotonic(), self._settings.busy_timeout.total_seconds()
+        if self._busy_since is None:
+            self._busy_since = now
+        self._busy_attempts += 1
+        self._counters.busy_retries += 1
+        waited = now - self._busy_since
+        if waited >= budget:
+            for item in self._line.take_expired(now - budget):
+                self._counters.timeouts += 1
+                settle(item, error=busy_timeout(f"writing to {self._path}", waited, self._busy_attempts))
+        self._pause = self._loop.call_later(min(backoff(self._busy_attempts), budget), self._next)
+
+    def _sweep_line(self) -> None:
+        """Tell callers whose turn did not come in time; one timer for all of them."""
+        timeout = self._settings.acquire_timeout.total_seconds()
+        now = monotonic()
+        for item in self._line.take_expired(now - timeout):
+            self._counters.timeouts += 1
+            settle(item, error=turn_timeout(now - item.enqueued_at))
+        head = self._line.head()
+        self._sweep = self._loop.call_later(head.enqueued_at + timeout - now, self._sweep_line) if head else None
+
+    def _start_replacing(self) -> None:
+        self._working = True
+        self._replacing = self._loop.create_task(self._replace())
+
+    async def _replace(self) -> None:
+        """Close the connection and open a new one; if that fails, everybody in the line is told."""
+        link, self._link, self._group = self._link, None, None
+        try:
+            if link is not None:
+                self._counters.broken += 1
+                await self._close_link(link)
+            self._use(await connect(self._path, self._settings))
+        except BetcoreError as error:
+            for item in self._line.take_all():
+                settle(item, error=error)
+        self._next()
+
+    async def _close_link(self, link: Link) -> None:
+        self._counters.closed += 1
+        with contextlib.suppress(sqlite3.Error, ValueError):  # it is being given up because it is broken
+            await link.close()
+
+    async def close(self, timeout: float) -> None:
+        """Let queued work finish within `timeout` seconds, then interrupt what runs and refuse the rest."""
+        self._closing = True
+        self._kick()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._idle.wait()
+        for item in self._line.take_all():
+            settle(item, error=PoolClosedError(f"the pool of {self._path} was closed before this call had its turn"))
+        for timer in (self._pause, self._sweep):
+            if timer is not None:
+                timer.cancel()
+        if self._replacing is not None:
+            await asyncio.wait([self._replacing])
+        link, self._link = self._link, None
+        if link is not None:
+            link.raw.interrupt()
+            await self._close_link(link)
