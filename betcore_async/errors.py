@@ -21,6 +21,7 @@
     │   ├── MigrationFileError              a file that cannot be run as a migration
     │   ├── MigrationStatementError         a statement failed
     │   ├── SchemaTooNewError               the database is newer than this code
+    │   ├── SchemaDriftError                the schema was changed by hand
     │   └── NotBetcoreDatabaseError         the file belongs to something else
     ├── PartitionError
     │   ├── PartitionMissingError
@@ -154,6 +155,10 @@ class MigrationStatementError(MigrationError):
 
 class SchemaTooNewError(MigrationError):
     """The database was migrated by a newer version of this library."""
+
+
+class SchemaDriftError(MigrationError):
+    """The schema is not what its migrations make. `path`; `missing`, `unexpected`, `changed`: lists of objects."""
 
 
 class NotBetcoreDatabaseError(MigrationError):
