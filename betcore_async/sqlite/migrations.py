@@ -2,33 +2,48 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, closing
-from functools import cached_property
+from collections.abc import Awaitable, Callable
+from contextlib import closing
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
 from betcore_async.clock import Clock, system_clock
 from betcore_async.config import DatabaseSettings
 from betcore_async.errors import DatabaseError, MigrationError, NotBetcoreDatabaseError, StorageFullError
-from betcore_async.sqlite.connection import Link, connect, open_raw
-from betcore_async.sqlite.migration_files import Migration, load_migrations, shipped_folder
+from betcore_async.sqlite.connection import connect, open_raw
+from betcore_async.sqlite.migration_files import Migration, create_migration, load_migrations, shipped_folder
 from betcore_async.sqlite.migration_history import check_baseline, read_history
 from betcore_async.sqlite.migration_plan import (
     AppliedMigration,
     Direction,
     MigrationStatus,
     PlannedMigration,
+    UnfinishedMigration,
     head_of,
     plan_steps,
     status_of,
 )
 from betcore_async.sqlite.migration_runner import migrate_connection, take_baseline, take_step
 from betcore_async.sqlite.retry import error_code, retry_busy
+from betcore_async.sqlite.rewrite import is_read_only, rewrite
 from betcore_async.sqlite.schema_dump import check_drift, dump_schema, schema_objects
 from betcore_async.tasks import finish
 
 T = TypeVar("T")
+
+__all__ = [
+    "AppliedMigration",
+    "Migration",
+    "MigrationStatus",
+    "Migrator",
+    "PlannedMigration",
+    "UnfinishedMigration",
+    "create_migration",
+    "load_migrations",
+    "migrate_connection",
+    "shipped_folder",
+]
 
 
 class Migrator:
@@ -39,6 +54,8 @@ class Migrator:
     say how long to wait for locks (`busy_timeout`).
 
         await Migrator().up("data/bets-2026-W47.db")
+
+    A sealed file, one without write permission, is changed as a copy that then takes its place.
 
     Every method refuses a file of something else (NotBetcoreDatabaseError) without touching it, raises the typed error
     of whatever is wrong with the files or the history, BusyTimeoutError when others hold the lock for too long, and
@@ -94,7 +111,7 @@ class Migrator:
         Raises the typed error of the first thing that is wrong; SchemaDriftError for a schema that was changed by hand.
         """
         path = Path(database)
-        self._require(path)
+        _require(path)
         history, found = await self._read(path, lambda raw: (read_history(raw), schema_objects(raw)))
         status = status_of(str(database), history, self.migrations)
         if history.unfinished is None:  # else the schema is between two versions
@@ -108,17 +125,14 @@ class Migrator:
         For a database whose schema was made in another way, or, at its own version, to accept edited files.
         """
         path = Path(database)
-        self._require(path)
+        _require(path)
         await self._read(path, lambda connection: check_baseline(connection, self.migrations, version))
-        async with self._open(path) as link:
-            await self._patiently(
-                path, lambda: link.run(lambda raw: take_baseline(raw, self.migrations, version, clock=self._clock))
-            )
+        await self._repeat(path, lambda raw: take_baseline(raw, self.migrations, version, clock=self._clock))
         return await self.status(path)
 
     async def dump(self, database: str | Path) -> str:
         """Return the schema of the database as SQL, normalised so that equal schemas have equal texts."""
-        self._require(Path(database))
+        _require(Path(database))
         return await self._read(Path(database), dump_schema)
 
     @property
@@ -127,6 +141,8 @@ class Migrator:
 
     async def _move(self, path: Path, direction: Direction, target: Callable[[int], int]) -> list[AppliedMigration]:
         # Looked at read-only first: a foreign file, a refused plan or nothing to do must not touch the file.
+        if direction == "down":
+            _require(path)
         history = await self._read(path, read_history)
         goal = target(history.version)
         if not plan_steps(history, self.migrations, goal, direction):
@@ -135,19 +151,22 @@ class Migrator:
         def step(raw: sqlite3.Connection) -> AppliedMigration | None:
             return take_step(raw, self.migrations, goal, direction, clock=self._clock)
 
-        taken = []
-        async with self._open(path) as link:
-            while (applied := await self._patiently(path, lambda: link.run(step))) is not None:
-                taken.append(applied)
-        return taken
+        return await self._repeat(path, step)
 
-    @asynccontextmanager
-    async def _open(self, path: Path) -> AsyncIterator[Link]:
+    async def _repeat(self, path: Path, step: Callable[[sqlite3.Connection], T | None]) -> list[T]:
+        """Call `step` until it returns None and return what it returned before; each call waits out BUSY by itself."""
+        if is_read_only(path):
+            return await self._patiently(
+                path, lambda: rewrite(path.resolve(), lambda raw: list(iter(partial(step, raw), None)))
+            )
         link = await connect(path, self._settings)
+        returned = []
         try:
-            yield link
+            while (result := await self._patiently(path, lambda: link.run(step))) is not None:
+                returned.append(result)
         finally:
             await link.close()
+        return returned
 
     async def _read(self, path: Path, function: Callable[[sqlite3.Connection], T]) -> T:
         async def attempt() -> T:
@@ -161,10 +180,6 @@ class Migrator:
         except sqlite3.Error as exc:
             raise _translated(exc, path) from exc
 
-    def _require(self, path: Path) -> None:
-        if not path.exists():
-            raise MigrationError(f"there is no database {path}", path=str(path))
-
 
 def _schema_at(migrations: tuple[Migration, ...], version: int) -> dict[str, str]:
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
@@ -172,12 +187,25 @@ def _schema_at(migrations: tuple[Migration, ...], version: int) -> dict[str, str
         return schema_objects(connection)
 
 
+def _require(path: Path) -> None:
+    if _size(path) is None:
+        raise MigrationError(f"there is no database {path}", path=str(path))
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        raise DatabaseError(f"{path} cannot be read: {exc.strerror}", path=str(path)) from exc
+
+
 def _read_file(path: Path, function: Callable[[sqlite3.Connection], T]) -> T:
-    if not path.exists() or path.stat().st_size == 0:
-        connection = sqlite3.connect(":memory:")  # says what a new file would say, without making one
-    else:
-        connection = open_raw(path.absolute(), readonly=True)
-    with closing(connection):
+    # An empty database in memory says what a new file would say, without making one.
+    with closing(
+        open_raw(path.absolute(), readonly=True) if _size(path) else sqlite3.connect(":memory:")
+    ) as connection:
         try:
             return function(connection)
         except sqlite3.OperationalError as exc:

@@ -1,0 +1,101 @@
+"""Changing a read-only file: on a copy that takes its place when it is whole.
+
+Readers that have the old file open go on with it, and a crash leaves the old file as it was. Only for files that
+nobody writes to; the mark of those is that they have no write permission.
+"""
+
+import asyncio
+import os
+import secrets
+import sqlite3
+import stat
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import TypeVar
+
+from betcore_async.errors import DatabaseError
+from betcore_async.sqlite.connection import create_private, open_raw
+from betcore_async.tasks import finish
+
+T = TypeVar("T")
+
+_PAGES_AT_A_TIME = 1000
+"""Copied between two looks at whether the caller has gone."""
+_OPCODES_AT_A_TIME = 10_000
+"""SQLite's steps between two such looks while the change runs."""
+
+
+def is_read_only(path: Path) -> bool:
+    """Tell whether `path` is a file that even its owner may not write."""
+    try:
+        return not path.stat().st_mode & stat.S_IWUSR
+    except FileNotFoundError:
+        return False
+
+
+async def rewrite(path: Path, change: Callable[[sqlite3.Connection], T]) -> T:
+    """Return `change(connection to a copy of path)`; the copy then has taken the place of the file, synced to disk.
+
+    When `change` raises or the caller is cancelled, the file stays as it was and the copy is removed; a killed process
+    leaves the copy, named like the file plus `.XXXXXXXX.staging`. Raises DatabaseError where the folder refuses it.
+    """
+    stop = threading.Event()
+    work = asyncio.ensure_future(asyncio.to_thread(_rewrite, path, change, stop))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        stop.set()
+        await finish(asyncio.wait([work]))
+        if not work.cancelled():
+            work.exception()  # retrieved, so that asyncio does not report it as forgotten
+        raise
+
+
+def _rewrite(path: Path, change: Callable[[sqlite3.Connection], T], stop: threading.Event) -> T:
+    copy = path.with_name(f"{path.name}.{secrets.token_hex(4)}.staging")
+    try:
+        create_private(copy)
+        result = _change_copy(path, copy, change, stop)
+        copy.chmod(stat.S_IMODE(path.stat().st_mode))
+        _sync(copy)
+        if stop.is_set():
+            raise _StoppedError
+        copy.replace(path)
+        _sync(path.parent)
+    except OSError as exc:
+        raise DatabaseError(f"{path} cannot be replaced: {exc.strerror}", path=str(path)) from exc
+    finally:
+        copy.unlink(missing_ok=True)
+    return result
+
+
+def _change_copy(path: Path, copy: Path, change: Callable[[sqlite3.Connection], T], stop: threading.Event) -> T:
+    def go_on(*_: int) -> None:
+        if stop.is_set():
+            raise _StoppedError
+
+    with closing(open_raw(copy, readonly=False)) as target:
+        # SQLite copies it, not open(): closing a descriptor of our own would drop the locks SQLite has on the file.
+        with closing(open_raw(path, readonly=True)) as source:
+            source.backup(target, pages=_PAGES_AT_A_TIME, progress=go_on)
+        # Neither a rollback nor a sync is of use to a file that is thrown away on any error and synced at the end.
+        target.execute("PRAGMA journal_mode = OFF")
+        target.execute("PRAGMA synchronous = OFF")
+        target.execute("PRAGMA foreign_keys = ON")
+        target.execute("PRAGMA trusted_schema = OFF")
+        target.set_progress_handler(stop.is_set, _OPCODES_AT_A_TIME)
+        return change(target)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class _StoppedError(Exception):
+    """The caller was cancelled."""
