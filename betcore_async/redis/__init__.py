@@ -1,1 +1,24 @@
+"""Redis: a client, fan-out of messages to local subscribers, prices, and a private server for development and tests."""
 
+from betcore_async.redis.client import RedisClient, RedisHealth, RedisStats
+from betcore_async.redis.embedded import EmbeddedRedis
+from betcore_async.redis.events import Gap, Message, Reconnected
+from betcore_async.redis.hub import HubStats, PubSubHub
+from betcore_async.redis.lock import Lock
+from betcore_async.redis.pipeline import Pipeline
+from betcore_async.redis.subscription import Subscription
+
+__all__ = [
+    "EmbeddedRedis",
+    "Gap",
+    "HubStats",
+    "Lock",
+    "Message",
+    "Pipeline",
+    "PubSubHub",
+    "Reconnected",
+    "RedisClient",
+    "RedisHealth",
+    "RedisStats",
+    "Subscription",
+]

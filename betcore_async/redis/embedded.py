@@ -38,14 +38,17 @@ _PORT_ATTEMPTS = 5
 # Run by a fresh interpreter, which then becomes the server (same pid). PR_SET_PDEATHSIG (1) survives execve and has
 # the kernel end the server when its parent is gone, also after SIGKILL. Not done in a `preexec_fn`, because Python
 # code between fork and exec can deadlock when other threads run. The parent may have died before prctl: hence getppid.
-_LAUNCHER = """
+_LINUX_LAUNCHER = """
 import ctypes, os, signal, sys
-if sys.platform == "linux":
-    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)
-    if os.getppid() != int(sys.argv[1]):
-        os._exit(1)
+ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)
+if os.getppid() != int(sys.argv[1]):
+    os._exit(1)
 os.execv(sys.argv[2], sys.argv[2:])
 """
+
+# Elsewhere the shell becomes the server (same pid), and leaves a watcher that ends it when the parent's end of the
+# pipe closes. Weaker: the pipe stays open while a forked child of the parent lives, and the watcher can be killed.
+_POSIX_LAUNCHER = 'exec 3<&0; (read -r _ <&3; kill -9 $$) & exec "$@" </dev/null 3<&-'
 
 
 class EmbeddedRedis:
@@ -55,9 +58,9 @@ class EmbeddedRedis:
     the temporary folder's path is too long for a socket), on 127.0.0.1. It is stopped and its folder removed when
     the block ends, however it ends.
 
-    On Linux the server also dies with its parent, SIGKILL included (its small temporary folder is then left behind).
-    The kernel watches the thread that ran the event loop. Other systems have no such signal: there a parent killed by
-    SIGKILL leaves the server running.
+    The server also dies with its parent, SIGKILL included; its small temporary folder is then left behind. On Linux
+    the kernel sees to it, and counts the end of the thread that ran the event loop as the parent's; on other systems
+    a watcher process does its best.
 
     `binary` is the server program (`redis-server`, `valkey-server`); the default is the one that comes with the
     `embedded` extra. `port=0` means any free port.
@@ -143,9 +146,9 @@ class EmbeddedRedis:
         log = os.open(self._folder / "server.log", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), str(binary)),
-                *(*listen, *options),
-                stdin=asyncio.subprocess.DEVNULL,
+                *_launcher(sys.platform),
+                *(str(binary), *listen, *options),
+                stdin=asyncio.subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 # A Ctrl-C at the terminal is for the parent, which then stops the server in its own order.
@@ -195,6 +198,12 @@ class _PortTakenError(Exception):
     def __init__(self, port: int) -> None:
         super().__init__(port)
         self.port = port
+
+
+def _launcher(platform: str) -> list[str]:
+    if platform == "linux":
+        return [sys.executable, "-I", "-S", "-c", _LINUX_LAUNCHER, str(os.getpid())]
+    return ["/bin/sh", "-c", _POSIX_LAUNCHER, "sh"]
 
 
 def _find_binary(given: str | Path | None) -> Path:

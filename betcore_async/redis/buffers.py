@@ -1,0 +1,163 @@
+"""Bounded buffers between the one reader and a subscriber: what each policy does when the buffer is full.
+
+Plain data structures: no await, no clock. Every buffer holds at most `maxsize` messages; a run of other events between
+two messages is merged to a few, so that the whole is bounded, too.
+"""
+
+from collections import deque
+from collections.abc import Callable, Hashable
+from dataclasses import replace
+from typing import Literal, Protocol
+
+from betcore_async.redis.events import Event, Gap, Message, Reconnected
+
+Policy = Literal["block", "drop_oldest", "drop_newest", "latest", "disconnect"]
+Key = Callable[[Message], Hashable]
+
+
+class Buffer(Protocol):
+    lost: int
+    """Messages dropped so far."""
+
+    def offer(self, message: Message) -> bool:
+        """Keep `message`, or deal with it as the policy says; False when it is neither, for want of room."""
+
+    def note(self, event: Reconnected) -> None:
+        """Keep an event that is never dropped."""
+
+    def take(self) -> Event | None:
+        """Return the next event, or None when there is none."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more message fits."""
+
+
+class Queue:
+    """First in, first out; refuses when full. What then happens is for the subscription to say."""
+
+    def __init__(self, maxsize: int) -> None:
+        self._maxsize = maxsize
+        self._messages = 0
+        self._events: deque[Event] = deque()
+        self.lost = 0
+
+    @property
+    def has_room(self) -> bool:
+        return self._messages < self._maxsize
+
+    def offer(self, message: Message) -> bool:
+        if self._messages >= self._maxsize:
+            return False
+        self._events.append(message)
+        self._messages += 1
+        return True
+
+    def note(self, event: Reconnected) -> None:
+        if self._events and isinstance(last := self._events[-1], Reconnected):
+            self._events[-1] = _merged(last, event)
+        else:
+            self._events.append(event)
+
+    def take(self) -> Event | None:
+        if not self._events:
+            return None
+        event = self._events.popleft()
+        self._messages -= isinstance(event, Message)
+        return event
+
+
+class DropNewest(Queue):
+    """A message that finds the buffer full is dropped."""
+
+    def offer(self, message: Message) -> bool:
+        if super().offer(message):
+            return True
+        self.lost += 1
+        last = self._events[-1]
+        if isinstance(last, Gap):
+            self._events[-1] = Gap(last.lost + 1)
+        elif isinstance(last, Reconnected) and len(self._events) > 1 and isinstance(self._events[-2], Gap):
+            # Keeps the bound when the connection flaps while nobody reads: one Gap, one Reconnected, no more.
+            self._events[-2] = Gap(self._events[-2].lost + 1)
+        else:
+            self._events.append(Gap(1))
+        return True
+
+
+class DropOldest(Queue):
+    """A message that finds the buffer full pushes out the oldest one; the Gap stands where that one stood."""
+
+    def offer(self, message: Message) -> bool:
+        if self._messages >= self._maxsize:
+            self._drop()
+        return super().offer(message)
+
+    def _drop(self) -> None:
+        lost, back = 1, None
+        while not isinstance(event := self._events.popleft(), Message):
+            if isinstance(event, Gap):
+                lost += event.lost
+            else:
+                back = _merged(back, event)
+        self._messages -= 1
+        self.lost += 1
+        self._events.appendleft(Gap(lost))
+        if back is not None:
+            self._events.appendleft(back)
+
+
+class Latest:
+    """Keeps the newest message of each key, in the order the keys came; a key too many pushes out the oldest key."""
+
+    def __init__(self, maxsize: int, key: Key) -> None:
+        self._maxsize = maxsize
+        self._key = key
+        self._newest: dict[Hashable, Message] = {}
+        self._gap = 0
+        self._back: Reconnected | None = None
+        self.lost = 0
+
+    @property
+    def has_room(self) -> bool:
+        return True
+
+    def offer(self, message: Message) -> bool:
+        key = self._key(message)
+        older = self._newest.get(key)
+        if older is not None:
+            message = replace(message, skipped=older.skipped + 1)
+        elif len(self._newest) >= self._maxsize:
+            dropped = self._newest.pop(next(iter(self._newest)))
+            self._gap += 1 + dropped.skipped
+            self.lost += 1 + dropped.skipped
+        self._newest[key] = message
+        return True
+
+    def note(self, event: Reconnected) -> None:
+        self._back = _merged(self._back, event)
+
+    def take(self) -> Event | None:
+        if self._back is not None:
+            back, self._back = self._back, None
+            return back
+        if self._gap:
+            gap, self._gap = Gap(self._gap), 0
+            return gap
+        return self._newest.pop(next(iter(self._newest))) if self._newest else None
+
+
+def buffer_for(policy: Policy, maxsize: int, key: Key | None) -> Buffer:
+    match policy:
+        case "drop_oldest":
+            return DropOldest(maxsize)
+        case "drop_newest":
+            return DropNewest(maxsize)
+        case "latest":
+            return Latest(maxsize, key or (lambda message: message.channel))
+        case "block" | "disconnect":
+            return Queue(maxsize)
+
+
+def _merged(earlier: Reconnected | None, later: Reconnected) -> Reconnected:
+    return later if earlier is None else Reconnected(earlier.outage + later.outage)

@@ -1,0 +1,214 @@
+"""The Redis client: typed calls with one deadline each, repeated only where that is harmless."""
+
+import warnings
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import redis.asyncio as redis_asyncio
+
+from betcore_async.config import RedisSettings
+from betcore_async.errors import RedisClosedError, RedisCommandError, RedisError
+from betcore_async.redis.failures import Value, command_error
+from betcore_async.redis.hub import PubSubHub
+from betcore_async.redis.lock import Lock
+from betcore_async.redis.pipeline import TTL, Key, Pipeline, set_command
+from betcore_async.redis.subscription import Subscription
+from betcore_async.redis.transport import Transport, connection_class, connection_options
+from betcore_async.tasks import finish
+
+
+@dataclass(frozen=True, slots=True)
+class RedisHealth:
+    """Whether the server answers, and which one it is."""
+
+    ok: bool
+    address: str
+    latency: float | None = None
+    """Seconds that a PING took."""
+    server: str | None = None
+    """Kind and version, such as `redis 7.2.4` or `valkey 9.1.2`."""
+    role: str | None = None
+    """`master` or `slave`, as the server calls itself."""
+    error: str | None = None
+    """Why it is not ok."""
+
+
+@dataclass(frozen=True, slots=True)
+class RedisStats:
+    """Counts since `open`, and the connections at this moment. Those of `raw` and of subscriptions are not counted."""
+
+    calls: int
+    """Calls made; a pipeline is one."""
+    commands: int
+    """Commands in these calls."""
+    retries: int
+    """Attempts that were made again after a lost or refused connection."""
+    timeouts: int
+    """Calls that reached their deadline."""
+    errors: int
+    """Calls that ended with an error of this library, timeouts included; error replies of the server not."""
+    connects: int
+    """Connections opened."""
+    connections_in_use: int
+    connections_idle: int
+    waiting: int
+    """Callers that wait for a connection."""
+
+
+class RedisClient:
+    """Talks to one Redis server: `async with RedisClient(settings) as client: await client.get("key")`.
+
+    Every call ends within `settings.timeout`, waiting for a connection included, and raises:
+
+    - RedisUnavailableError: no server answers; the call surely had no effect. RedisAuthError when it refuses us.
+    - RedisTimeoutError: no answer in time, but the call is safe to repeat.
+    - RedisOutcomeUnknownError: no answer, and the call may have been applied.
+    - RedisCommandError: the server answered with an error.
+    - RedisClosedError: the client is not open.
+
+    `get`, plain `set`, `delete` and `ping` are repeated until the deadline when the connection breaks; other calls
+    only as long as they surely were not sent.
+    """
+
+    def __init__(self, settings: RedisSettings | None = None) -> None:
+        self._settings = settings or RedisSettings()
+        self.transport = Transport(self._settings)
+        self._raw: redis_asyncio.Redis | None = None
+
+    async def open(self) -> None:
+        """Connect `min_idle_conns` connections and PING; raises as every call does."""
+        self.transport.open()
+        try:
+            await self.ping()
+            await self.transport.warm(self._settings.min_idle_conns)
+        except BaseException:
+            await finish(self.close())
+            raise
+
+    async def close(self) -> None:
+        """Let running calls end within their deadlines, then close all connections; may be called again."""
+        raw, self._raw = self._raw, None
+        await finish(self._close(raw))
+
+    async def get(self, key: Key) -> bytes | None:
+        return await self.execute("GET", key)  # type: ignore[no-any-return]
+
+    async def set(self, key: Key, value: Value, ttl: TTL | None = None) -> None:
+        """Store `value`, for `ttl` (timedelta or seconds) if given."""
+        await self.execute(*set_command(key, value, ttl))
+
+    async def setnx(self, key: Key, value: Value, ttl: TTL | None = None) -> bool:
+        """Store `value` unless the key exists; return whether it was stored."""
+        return await self.execute(*set_command(key, value, ttl, only_new=True)) is not None
+
+    async def delete(self, *keys: Key) -> int:
+        """Remove keys and return how many there were (0 as well when a repeated call had removed them already)."""
+        return await self.execute("DEL", *keys) if keys else 0
+
+    async def publish(self, channel: str, message: Value) -> int:
+        """Send `message` to whoever subscribed to `channel` just now; return the number of receiving connections."""
+        return await self.execute("PUBLISH", channel, message)  # type: ignore[no-any-return]
+
+    async def ping(self) -> None:
+        await self.execute("PING")
+
+    async def execute(self, *command: Value, repeatable: bool | None = None) -> Any:
+        """Run any one command that does not block and return its reply as the protocol has it (bytes, int, list, None).
+
+        `repeatable` says whether running it twice is harmless; the default knows the common reads.
+        """
+        (reply,) = await self.transport.run([command], repeatable=repeatable)
+        if isinstance(reply, Exception):
+            raise command_error(reply, str(command[0]).upper()) from reply
+        return reply
+
+    def pipeline(self, *, transaction: bool = False) -> Pipeline:
+        """Return a collector of commands that go out in one round trip (or one MULTI … EXEC)."""
+        return Pipeline(self.transport, transaction=transaction)
+
+    def lock(self, name: str, ttl: TTL = 10.0, wait: TTL | None = None) -> Lock:
+        """Return a lock for `async with`: held at most `ttl`, waited for at most `wait` (default: without limit)."""
+        return Lock(self.transport, name, ttl, wait)
+
+    @asynccontextmanager
+    async def subscribe(self, *channels: str, maxsize: int = 1000) -> AsyncGenerator[Subscription, None]:
+        """Subscribe on a connection of its own; names with `*` are patterns. For many subscribers use PubSubHub."""
+        async with PubSubHub(self) as hub, hub.subscribe(*channels, maxsize=maxsize) as subscription:
+            yield subscription
+
+    @property
+    def raw(self) -> redis_asyncio.Redis:
+        """The redis.asyncio client for what is not here, with connections of its own and redis-py's errors.
+
+        Nothing is retried, and no answer is waited for longer than `settings.timeout`.
+        """
+        if not self.transport.is_open:
+            raise RedisClosedError("the Redis client is not open: use it inside `async with RedisClient(…)`")
+        if self._raw is None:
+            # Connections of its own: a WATCH, SELECT or SUBSCRIBE left on one must not reach the typed calls.
+            timeout = self._settings.timeout.total_seconds()
+            options = connection_options(self._settings) | {"socket_timeout": timeout}
+            pool = redis_asyncio.BlockingConnectionPool(
+                max_connections=self._settings.pool_size,
+                timeout=timeout,
+                connection_class=connection_class(self._settings),
+                **options,
+            )
+            self._raw = redis_asyncio.Redis.from_pool(pool)
+        return self._raw
+
+    async def health(self) -> RedisHealth:
+        """Ask the server how it is; never raises a RedisError, but tells it."""
+        address = self.transport.address
+        started = self.transport.now()
+        try:
+            await self.ping()
+            latency = self.transport.now() - started
+            info = _fields(await self.execute("INFO", "server")) | _fields(await self.execute("INFO", "replication"))
+        except RedisCommandError as error:
+            return RedisHealth(ok=False, address=address, latency=self.transport.now() - started, error=str(error))
+        except RedisError as error:
+            return RedisHealth(ok=False, address=address, error=str(error))
+        kind = "valkey" if "valkey_version" in info else "redis"
+        server = f"{kind} {info.get(f'{kind}_version', 'unknown')}"
+        return RedisHealth(ok=True, address=address, latency=latency, server=server, role=info.get("role"))
+
+    def stats(self) -> RedisStats:
+        line = self.transport
+        return RedisStats(
+            calls=line.calls,
+            commands=line.commands,
+            retries=line.retries,
+            timeouts=line.timeouts,
+            errors=line.errors,
+            connects=line.connects,
+            connections_in_use=line.in_use,
+            connections_idle=line.idle,
+            waiting=line.waiting,
+        )
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __del__(self, _warn: Any = warnings.warn) -> None:
+        if getattr(self, "transport", None) is not None and self.transport.is_open:
+            _warn(f"RedisClient for {self.transport.address} was not closed", ResourceWarning, source=self)
+
+    async def _close(self, raw: redis_asyncio.Redis | None) -> None:
+        await self.transport.close()
+        if raw is not None:
+            await raw.aclose()
+
+
+def _fields(info: bytes) -> dict[str, str]:
+    """Return the `name:value` lines of an INFO reply."""
+    return dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
