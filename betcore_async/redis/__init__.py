@@ -6,7 +6,10 @@ from betcore_async.redis.events import Gap, Message, Reconnected
 from betcore_async.redis.hub import HubStats, PubSubHub
 from betcore_async.redis.lock import Lock
 from betcore_async.redis.pipeline import Pipeline
+from betcore_async.redis.price_stream import PriceStream
+from betcore_async.redis.prices import PriceCache
 from betcore_async.redis.subscription import Subscription
+from betcore_async.redis.ticks import decode_tick
 
 __all__ = [
     "EmbeddedRedis",
@@ -15,10 +18,13 @@ __all__ = [
     "Lock",
     "Message",
     "Pipeline",
+    "PriceCache",
+    "PriceStream",
     "PubSubHub",
     "Reconnected",
     "RedisClient",
     "RedisHealth",
     "RedisStats",
     "Subscription",
+    "decode_tick",
 ]
