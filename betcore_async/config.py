@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     NestedSecretsSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
 )
 
 from betcore_async.durations import Duration, parse_duration
@@ -27,6 +28,16 @@ from betcore_async.errors import ConfigError
 class _Part(BaseModel):
     # hide_input_in_errors: a ValidationError would otherwise print the password it refuses.
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True)
+
+
+def _at_most(value: int, info: ValidationInfo, field: str, variable: str) -> int:
+    """Return `value` if it is no larger than the value of `field`, which stands before it."""
+    # Per field, because a validator of the whole part does not run when another field is wrong: the user would not
+    # be told every problem at once.
+    limit = info.data.get(field, value)  # missing when it is wrong itself
+    if value > limit:
+        raise ValueError(f"{value} is larger than {variable} ({limit})")
+    return value
 
 
 class Durability(StrEnum):
@@ -77,13 +88,10 @@ class DatabaseSettings(_Part):
     )
     cached_statements: int = Field(default=256, ge=0, le=10_000, description="Prepared statements kept per connection")
 
-    @model_validator(mode="after")
-    def _idle_fits_open(self) -> "DatabaseSettings":
-        if self.max_idle_conns > self.max_open_conns:
-            raise ValueError(
-                f"max_idle_conns ({self.max_idle_conns}) is larger than max_open_conns ({self.max_open_conns})"
-            )
-        return self
+    @field_validator("max_idle_conns")
+    @classmethod
+    def _idle_fits_open(cls, value: int, info: ValidationInfo) -> int:
+        return _at_most(value, info, "max_open_conns", "DB_MAX_OPEN_CONNS")
 
 
 class RedisSettings(_Part):
@@ -107,11 +115,10 @@ class RedisSettings(_Part):
             raise ValueError("must be host:port (such as localhost:6379) or unix:/path/to.sock")
         return value
 
-    @model_validator(mode="after")
-    def _idle_fits_pool(self) -> "RedisSettings":
-        if self.min_idle_conns > self.pool_size:
-            raise ValueError(f"min_idle_conns ({self.min_idle_conns}) is larger than pool_size ({self.pool_size})")
-        return self
+    @field_validator("min_idle_conns")
+    @classmethod
+    def _idle_fits_pool(cls, value: int, info: ValidationInfo) -> int:
+        return _at_most(value, info, "pool_size", "REDIS_POOL_SIZE")
 
     @classmethod
     def from_url(cls, url: str, **others: Any) -> "RedisSettings":
@@ -193,6 +200,10 @@ class Settings(BaseSettings):
             super().__init__(**values)
         except ValidationError as error:
             raise _explained(error) from None
+        except UnicodeDecodeError as error:
+            raise _unusable({".env": f"not UTF-8 text: {error.reason} at byte {error.start}"}) from None
+        except SettingsError as error:
+            raise _unusable({"SECRETS_DIR": str(error)}) from None
 
     @classmethod
     def settings_customise_sources(
@@ -232,5 +243,9 @@ def _explained(error: ValidationError) -> ConfigError:
     for problem in error.errors(include_url=False, include_input=False):
         name = "_".join(str(part) for part in problem["loc"][:2]).upper() or "settings"
         problems[name] = problem["msg"].removeprefix("Value error, ")
+    return _unusable(problems)
+
+
+def _unusable(problems: dict[str, str]) -> ConfigError:
     lines = "; ".join(f"{name}: {text}" for name, text in problems.items())
     return ConfigError(f"unusable settings: {lines}", problems=problems)

@@ -17,17 +17,22 @@ _PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|us|h|m|s)")
 
 
 def parse_duration(value: object) -> timedelta:
-    """Return the timedelta of a text such as `1h30m`; a timedelta passes through.
+    """Return the timedelta of a text such as `1h30m`; a timedelta passes through unless it is negative.
 
     Raises ValueError for anything else, a bare number included: it does not say its unit.
     """
     if isinstance(value, timedelta):
+        if value < timedelta(0):
+            raise ValueError("a duration cannot be negative")
         return value
     text = str(value)
     parts = _PART.findall(text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         raise ValueError(f"{text[:40]!r} is not a duration; write it like 250ms, 10s or 1h30m")
-    return sum((float(number) * _UNITS[unit] for number, unit in parts), timedelta())
+    try:
+        return sum((float(number) * _UNITS[unit] for number, unit in parts), timedelta())
+    except OverflowError:
+        raise ValueError(f"{text[:40]!r} is too long a duration") from None
 
 
 def format_duration(value: timedelta) -> str:

@@ -23,8 +23,9 @@ async def finish(work: Coroutine[Any, Any, T] | asyncio.Future[T]) -> T:
             if task.cancelled():
                 raise
             cancelled = error
-        except BaseException:  # noqa: BLE001, S110 - the outcome is read from the task below
-            pass
+        except BaseException:
+            if not task.done():  # not the work's own error, which is read below: this coroutine is being closed
+                raise
     if cancelled is None:
         return task.result()
     try:

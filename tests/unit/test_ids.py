@@ -1,0 +1,69 @@
+"""UUIDv7: canonical, strictly growing, and carrying the time of their birth."""
+
+import itertools
+import uuid
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from betcore_async.clock import ManualClock, from_microseconds, to_microseconds
+from betcore_async.errors import ModelError
+from betcore_async.ids import IdGenerator, born_at, parse_id
+
+NOON = datetime(2026, 11, 23, 12, 0, 0, 123456, tzinfo=UTC)
+
+
+def test_an_id_is_a_uuid_of_version_7_that_parse_id_takes():
+    made = IdGenerator()()
+    assert (uuid.UUID(made).version, uuid.UUID(made).variant) == (7, uuid.RFC_4122)
+    assert parse_id(made) == made == str(uuid.UUID(made))
+
+
+@given(st.lists(st.integers(min_value=-3_000, max_value=3_000), max_size=50))
+def test_ids_grow_strictly_whatever_the_clock_does(steps):
+    clock = ManualClock(NOON)
+    make = IdGenerator(clock)
+    made = [make()]
+    for step in steps:
+        clock.advance(timedelta(microseconds=step))
+        made.append(make())
+    assert made == sorted(set(made))
+
+
+def test_ids_of_one_millisecond_differ_and_cannot_be_counted_on():
+    make = IdGenerator(ManualClock(NOON))
+    numbers = [uuid.UUID(make()).int for _ in range(1000)]
+    steps = {later - earlier for earlier, later in itertools.pairwise(numbers)}
+    assert len(set(numbers)) == 1000
+    assert len(steps) > 900
+
+
+@given(st.integers(min_value=0, max_value=to_microseconds(datetime(9999, 12, 31, tzinfo=UTC))))
+def test_an_id_tells_the_millisecond_of_its_birth(microseconds):
+    moment = from_microseconds(microseconds)
+    born = born_at(IdGenerator(ManualClock(moment))())
+    assert timedelta(0) <= moment - born < timedelta(milliseconds=1)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "x",
+        "0199C4F2-7D1C-7A30-8C5E-3B1F0A9D2E47",
+        "0199c4f2-7d1c-4a30-8c5e-3b1f0a9d2e47",
+        "0199c4f2-7d1c-7a30-cc5e-3b1f0a9d2e47",
+        "0199c4f27d1c7a308c5e3b1f0a9d2e47",
+        "{0199c4f2-7d1c-7a30-8c5e-3b1f0a9d2e47}",
+        "0199c4f2-7d1c-7a30-8c5e-3b1f0a9d2e47\n",
+        None,
+        7,
+        uuid.UUID("0199c4f2-7d1c-7a30-8c5e-3b1f0a9d2e47"),
+    ],
+)
+def test_anything_but_a_canonical_id_is_refused_by_field(value):
+    with pytest.raises(ModelError, match="bet_id must be a UUIDv7") as caught:
+        parse_id(value, "bet_id")
+    assert caught.value.field == "bet_id"
