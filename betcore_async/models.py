@@ -11,7 +11,7 @@ The life of a bet, as `TRANSITIONS` has it:
 """
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC
+from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
 from fractions import Fraction
@@ -32,7 +32,16 @@ MAX_REWARD_RATE = 1_000_000.0
 
 Money = Annotated[int, Field(strict=True, ge=0, le=MAX_MONEY)]
 SignedMoney = Annotated[int, Field(strict=True, ge=-MAX_MONEY, le=MAX_MONEY)]
-UTCDatetime = Annotated[AwareDatetime, AfterValidator(lambda moment: moment.astimezone(UTC))]
+
+
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("in UTC this time is outside the years 1 to 9999") from None
+
+
+UTCDatetime = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 
@@ -185,8 +194,9 @@ def reward_ppm(rate: float) -> int:
         raise ModelError(
             f"reward_rate must be a finite number from 1 to {MAX_REWARD_RATE:.0f}; got {rate!r}", field="reward_rate"
         )
-    # Through repr, so that 1.13 means 113/100 and not the binary fraction just below it.
-    return round(Fraction(Decimal(repr(rate))) * PPM)
+    # Through repr, so that 1.13 means 113/100 and not the binary fraction just below it; of a plain float, because a
+    # subclass (numpy's float64) may write itself otherwise.
+    return round(Fraction(Decimal(repr(float(rate)))) * PPM)
 
 
 def payout(amount: int, ppm: int) -> int:
