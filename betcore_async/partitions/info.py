@@ -1,0 +1,96 @@
+"""What the manager tells its callers: values, nothing more."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from betcore_async.models import Bet
+from betcore_async.partitions.bets import Cursor
+from betcore_async.partitions.catalog import Partition
+from betcore_async.partitions.meta import PartitionState
+from betcore_async.partitions.scanner import Scanner
+from betcore_async.partitions.week import Week
+
+_COUNTS = """
+SELECT
+    (SELECT count(*) FROM {schema}.users),
+    (SELECT count(*) FROM {schema}.bets),
+    (SELECT count(*) FROM {schema}.bets WHERE status IN ('pending', 'confirmed')),
+    (SELECT count(*) FROM {schema}.ledger_entries)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionInfo:
+    """One weekly file, as `partitions()` lists it."""
+
+    week: Week
+    path: Path
+    state: PartitionState
+    start: datetime
+    end: datetime
+    schema_version: int
+    size: int
+    """Bytes on disk, the write-ahead log included."""
+    users: int
+    bets: int
+    """Rows, bets carried over from the week before included."""
+    open_bets: int
+    """Bets not decided in this file; in a sealed one they went on to its successor."""
+    entries: int
+    predecessor: Week | None
+    successor: Week | None
+    problem: str
+    """Why the file is damaged; empty otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class BetPage:
+    """Bets of a query, and how to go on."""
+
+    bets: list[Bet]
+    next_cursor: Cursor | None
+    """Pass it to the same query for the next page; None when there is nothing more."""
+    missing_weeks: tuple[Week, ...]
+    """Weeks in the range that could not be read (only with `allow_partial=True`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RotationReport:
+    """How a rotation went."""
+
+    week: Week
+    """The live week now."""
+    previous: Week
+    """The live week before."""
+    performed: bool
+    """False when there was nothing to do, or somebody else had done it."""
+    users: int
+    open_bets: int
+    seconds: float
+    """Wall time of the whole rotation, during which writers waited for its transaction."""
+
+
+def describe(scanner: Scanner, partition: Partition) -> PartitionInfo:
+    """Return what there is to say of a file, its rows counted."""
+    counts = (0, 0, 0, 0)
+    if partition.state is not PartitionState.DAMAGED:
+        schema = scanner.attach(partition.week, partition.path)
+        counts = tuple(scanner.link.raw.execute(_COUNTS.format(schema=schema)).fetchone())
+    files = (partition.path, partition.path.with_name(partition.path.name + "-wal"))
+    return PartitionInfo(
+        week=partition.week,
+        path=partition.path,
+        state=partition.state,
+        start=partition.week.start,
+        end=partition.week.end,
+        schema_version=partition.schema_version,
+        size=sum(file.stat().st_size for file in files if file.exists()),
+        users=counts[0],
+        bets=counts[1],
+        open_bets=counts[2],
+        entries=counts[3],
+        predecessor=partition.predecessor,
+        successor=partition.successor,
+        problem=partition.problem,
+    )

@@ -1,0 +1,70 @@
+"""ISO weeks in UTC: pure arithmetic.
+
+A week runs from Monday 00:00 UTC to the next Monday, half-open. Its name is that of ISO 8601: the days around New Year
+belong to the week that holds their Thursday, and some years have 53 weeks (2020, 2026, 2032 …).
+"""
+
+import re
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Self
+
+from betcore_async.clock import from_microseconds, to_microseconds
+from betcore_async.errors import ModelError
+
+_NAME = re.compile(r"([0-9]{4})-W([0-9]{2})", re.ASCII)
+_LENGTH = timedelta(days=7)
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class Week:
+    """An ISO week, made from its name: `Week("2026-W47")`. Weeks compare by time."""
+
+    name: str
+    start: datetime = field(init=False, compare=False, repr=False)
+    """Its first moment, Monday 00:00 UTC."""
+
+    def __post_init__(self) -> None:
+        match = _NAME.fullmatch(self.name)
+        try:
+            year, number = (int(part) for part in match.groups()) if match else (0, 0)
+            monday = datetime.fromisocalendar(year, number, 1).replace(tzinfo=UTC)
+            _ = monday + _LENGTH
+        except (ValueError, OverflowError):
+            raise ModelError(f"{self.name[:40]!r} is not an ISO week such as '2026-W47'", field="week") from None
+        object.__setattr__(self, "start", monday)
+
+    @classmethod
+    def of(cls, moment: datetime) -> Self:
+        """Return the week that `moment` (an aware datetime) falls into, in UTC."""
+        year, number, _ = from_microseconds(to_microseconds(moment)).isocalendar()
+        return cls(f"{year:04}-W{number:02}")
+
+    @classmethod
+    def parse(cls, week: "Week | str") -> "Week":
+        """Return `week` itself, or the week of that name. Raises ModelError for a name that is none."""
+        return week if isinstance(week, Week) else cls(week)
+
+    @property
+    def end(self) -> datetime:
+        """The first moment after it."""
+        return self.start + _LENGTH
+
+    @property
+    def starts_at(self) -> int:
+        """Its first moment in microseconds since the epoch."""
+        return to_microseconds(self.start)
+
+    @property
+    def ends_at(self) -> int:
+        """The first moment after it, in microseconds since the epoch."""
+        return to_microseconds(self.end)
+
+    def next(self) -> "Week":
+        return Week.of(self.end)
+
+    def previous(self) -> "Week":
+        return Week.of(self.start - timedelta(days=1))
+
+    def __str__(self) -> str:
+        return self.name
