@@ -88,11 +88,16 @@ def read_history(connection: sqlite3.Connection) -> History:
         return history
 
 
+def mark_as_ours(connection: sqlite3.Connection) -> None:
+    """Put the mark of this library on the file and make the table of its history, inside a transaction."""
+    connection.execute(_CREATE_HISTORY)
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+
+
 def record_step(connection: sqlite3.Connection, step: Step, at: datetime, duration_ms: int) -> AppliedMigration:
     """Write down, inside the step's transaction, that it was taken."""
     migration = step.migration
     if step.direction == "up":
-        _mark_as_ours(connection)
         row = (migration.version, migration.name, migration.checksum, to_microseconds(at), duration_ms)
         connection.execute(_UPSERT_ROW, row)
         version = migration.version
@@ -106,7 +111,6 @@ def record_step(connection: sqlite3.Connection, step: Step, at: datetime, durati
 
 def record_progress(connection: sqlite3.Connection, step: Step, statements_done: int, started_at: datetime) -> None:
     """Write down how far a `no-transaction` script has come."""
-    _mark_as_ours(connection)
     connection.execute(_CREATE_UNFINISHED)
     checksum = step.script.checksum_of(statements_done)
     row = (step.migration.version, step.direction, statements_done, checksum, to_microseconds(started_at))
@@ -138,7 +142,7 @@ def record_baseline(
 ) -> None:
     """Write down, inside a transaction, that migrations 1 to `version` are in the schema already."""
     check_baseline(connection, migrations, version)
-    _mark_as_ours(connection)
+    mark_as_ours(connection)
     for migration in migrations[:version]:
         row = (migration.version, migration.name, migration.checksum, to_microseconds(at), 0)
         connection.execute(_UPSERT_ROW, row)
@@ -172,11 +176,6 @@ def _history(connection: sqlite3.Connection, tables: set[str]) -> History:
         ),
         None if cut is None else UnfinishedMigration(cut[0], cut[1], cut[2], cut[3], from_microseconds(cut[4])),
     )
-
-
-def _mark_as_ours(connection: sqlite3.Connection) -> None:
-    connection.execute(_CREATE_HISTORY)
-    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
 
 
 def _tables(connection: sqlite3.Connection) -> set[str]:

@@ -21,6 +21,7 @@ from betcore_async.errors import (
 from betcore_async.sqlite.migration_files import Migration, Script
 from betcore_async.sqlite.migration_history import (
     insist,
+    mark_as_ours,
     read_history,
     record_baseline,
     record_progress,
@@ -108,11 +109,13 @@ def _run_whole(
     with _foreign_keys(connection, script), _transaction(connection, script.path):
         if next_step() != step:
             return None
+        mark_as_ours(connection)
         started = monotonic()
         for index in range(len(script.statements)):
             _execute(connection, script, index)
         if not script.foreign_keys:
             _check_foreign_keys(connection, script)
+        _check_records(step, next_step)
         return record_step(connection, step, clock(), round((monotonic() - started) * 1000))
 
 
@@ -141,11 +144,13 @@ def _advance(connection: sqlite3.Connection, step: Step, index: int, next_step: 
     with _transaction(connection, step.script.path):
         if next_step() != step:
             return False
+        mark_as_ours(connection)
         cut = read_history(connection).unfinished
         done = cut.statements_done if cut else -1
         if done <= index:
             if index >= 0 and step.script.statements[index].keyword not in _OUTSIDE_TRANSACTION:
                 _execute(connection, step.script, index)
+                _check_records(step, next_step)
             record_progress(connection, step, index + 1, cut.started_at if cut else clock())
         return True
 
@@ -169,6 +174,16 @@ def _failed(script: Script, index: int, reason: str) -> MigrationStatementError:
         statement=index + 1,
         line=line,
     )
+
+
+def _check_records(step: Step, next_step: NextStep) -> None:
+    if next_step() != step:
+        raise MigrationStatementError(
+            f"{step.script.path} changes the records of what was applied; they are the runner's own",
+            path=step.script.path,
+            statement=None,
+            line=None,
+        )
 
 
 def _check_foreign_keys(connection: sqlite3.Connection, script: Script) -> None:
