@@ -17,7 +17,7 @@ Price = int | float | Decimal | str
 # no quotes, controls or spaces, so that a symbol can stand in JSON and in a log as it is.
 _SYMBOL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/\-]{0,63}")
 
-_MOST_DIGITS = 40
+_MOST_DIGITS = 64
 """Characters of a price's decimal text. Keeps `1e999999` from becoming a megabyte of zeros."""
 
 _EARLIEST = -(2**53)

@@ -80,8 +80,8 @@ class Topics:
         if topic is None:
             return None
         topic.acks_due -= 1
-        if not topic.subscribers:
-            self._changed[name] = topic  # nobody listens any more: `commands` drops it
+        if not (topic.subscribers or topic.announced or topic.acks_due):
+            del self._topics[name]  # left again before this answer came
         return topic if topic.is_live else None
 
     def reset(self) -> None:
