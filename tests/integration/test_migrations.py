@@ -248,7 +248,7 @@ async def test_failed_statement_is_named_and_its_migration_undone(folder, databa
     [
         "INSERT INTO users (id, name) VALUES (?, 'x');",
         "INSERT OR ROLLBACK INTO users (id, name) VALUES (1, 'x'), (1, 'y');",
-        "CREATE TRIGGER t AFTER INSERT ON users BEGIN SELECT RAISE(ROLLBACK, ''); END; INSERT INTO users VALUES (1, '');",
+        "CREATE TRIGGER t AFTER INSERT ON extra BEGIN SELECT RAISE(ROLLBACK, ''); END; INSERT INTO extra VALUES (1);",
         "PRAGMA defer_foreign_keys = ON; INSERT INTO bets (user_id) VALUES (7);",
         "DROP TABLE schema_migrations;",
         "DELETE FROM schema_migrations WHERE version = 3;",

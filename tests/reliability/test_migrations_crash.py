@@ -1,0 +1,265 @@
+"""Migrations raced by several processes, killed at any moment, cancelled half-way."""
+
+import asyncio
+import contextlib
+import json
+import random
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from betcore_async.sqlite import connection
+from betcore_async.sqlite.migrations import Migrator, load_migrations, migrate_connection
+
+WORKER = [sys.executable, str(Path(__file__).with_name("migration_worker.py"))]
+PROCESSES = 8
+ROUNDS = 5
+KILLS = 5
+
+# Each script appends to `log`, so that a statement that ran twice, or not at all, shows.
+SCRIPTS = {
+    "0001_log": """
+        CREATE TABLE log (entry INTEGER);
+        INSERT INTO log VALUES (1);
+        CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT);
+        INSERT INTO users VALUES (1, 'a'), (2, 'b');
+        INSERT INTO log VALUES (2);""",
+    "0002_rebuild": """-- betcore: foreign-keys-off
+        INSERT INTO log VALUES (3);
+        CREATE TABLE new_users (id INTEGER PRIMARY KEY, name TEXT NOT NULL);
+        INSERT INTO new_users SELECT id, name FROM users;
+        DROP TABLE users;
+        ALTER TABLE new_users RENAME TO users;""",
+    "0003_pieces": """-- betcore: no-transaction
+        INSERT INTO log VALUES (4);
+        VACUUM;
+        INSERT INTO log VALUES (5);""",
+    "0004_index": """
+        CREATE INDEX users_by_name ON users (name);
+        INSERT INTO log VALUES (6);""",
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "migrations"
+    folder.mkdir()
+    for name, text in SCRIPTS.items():
+        (folder / f"{name}.up.sql").write_text(text)
+    return folder
+
+
+def log_of(database: Path) -> list[int]:
+    with closing(sqlite3.connect(database)) as raw:
+        return [entry for (entry,) in raw.execute("SELECT entry FROM log ORDER BY rowid")]
+
+
+async def test_eight_processes_at_once_all_succeed_and_run_each_step_once(folder, tmp_path):
+    databases = [tmp_path / f"{number}.db" for number in range(ROUNDS)]
+    for taken in await asyncio.to_thread(_race, folder, databases):
+        assert sorted(version for versions in taken for version in versions) == [1, 2, 3, 4]
+    for database in databases:
+        assert log_of(database) == [1, 2, 3, 4, 5, 6]
+        assert (await Migrator(folder).verify(database)).up_to_date
+
+
+def _race(folder: Path, databases: list[Path]) -> list[list[list[int]]]:
+    """Let processes migrate each database at once; return the versions that each process applied to each."""
+    with contextlib.ExitStack() as stack:
+        command = [*WORKER, "race", folder]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        workers = [stack.enter_context(subprocess.Popen(command, **pipes)) for _ in range(PROCESSES)]
+        taken = []
+        for database in databases:
+            for worker in workers:
+                worker.stdin.write(f"{database}\n")
+            for worker in workers:
+                worker.stdin.flush()
+            taken.append([json.loads(worker.stdout.readline()) for worker in workers])
+    assert [worker.returncode for worker in workers] == [0] * PROCESSES
+    return taken
+
+
+def test_killed_at_any_step_of_the_virtual_machine_it_leaves_a_version_to_go_on_from(folder, tmp_path):
+    stride = random.randint(25, 35)  # about 150 kills, elsewhere in each run
+    done = subprocess.run(
+        [*WORKER, "sweep", folder, tmp_path / "a.db", str(stride)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["killed"] > 50
+    # The kills fell before, between and inside the steps, the one that runs in pieces included.
+    assert {"0", "1", "2", "3"} < result["arrived"].keys()
+    assert any(place.startswith("2+") for place in result["arrived"])
+
+
+async def test_killed_at_a_write_system_call_it_leaves_a_version_to_go_on_from(folder, tmp_path):
+    calls = await asyncio.to_thread(_write_calls, folder, tmp_path / "traced.db")
+    # The first kill is before anything was written; where nobody may trace, the moments are random ones.
+    moments = [calls[0], *random.sample(calls, KILLS)] if calls else [None] * 3 * KILLS
+    survived = 0
+    for number, moment in enumerate(moments):
+        database = tmp_path / f"killed{number}.db"
+        kill = _traced(folder, database, moment) if moment else [*WORKER, "up", folder, database]
+        survived += await asyncio.to_thread(_killed, kill, database, at_random=moment is None)
+        migrator = Migrator(folder)
+        status = await migrator.verify(database) if database.exists() else await migrator.status(database)
+        expected = list(range(status.current + 1, 5))
+        assert [step.version for step in await migrator.up(database)] == expected
+        assert log_of(database) == [1, 2, 3, 4, 5, 6]
+        assert (await migrator.verify(database)).up_to_date
+    assert survived == 0 or not calls
+
+
+WRITES = "pwrite64,write,fdatasync,fsync,ftruncate,unlink"
+
+
+def _traced(folder: Path, database: Path, moment: tuple[str, int] | None, record: str = "/dev/null") -> list:
+    """Return the command of a traced migration; SIGKILL strikes at the moment: so many calls of that name."""
+    files = [part for side in ("", "-wal", "-journal", "-shm") for part in ("-P", f"{database}{side}")]
+    strike = ["-e", f"inject={moment[0]}:signal=SIGKILL:when={moment[1]}"] if moment else []
+    return [
+        "strace",
+        "-f",
+        "-qq",
+        "-o",
+        record,
+        *files,
+        "-e",
+        f"trace={WRITES}",
+        *strike,
+        *WORKER,
+        "up",
+        folder,
+        database,
+    ]
+
+
+def _write_calls(folder: Path, database: Path) -> list[tuple[str, int]]:
+    """Return every system call by which a migration changes its files, by name and number; none if it cannot be traced."""
+    record = database.with_name("strace.txt")
+    if shutil.which("strace") is None:
+        return []
+    if subprocess.run(_traced(folder, database, None, str(record)), capture_output=True, check=False).returncode != 0:
+        return []
+    seen: Counter[str] = Counter()
+    calls = []
+    for name in re.findall(r"^\d+ +(\w+)\(", record.read_text(), re.MULTILINE):
+        seen[name] += 1
+        calls.append((name, seen[name]))
+    assert len(calls) > KILLS
+    return calls
+
+
+def _killed(command: list, database: Path, *, at_random: bool) -> bool:
+    """Run `command` and return whether it came through."""
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        if at_random:
+            while not database.exists() and process.poll() is None:
+                pass
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=random.uniform(0, 0.02))
+            process.kill()
+    return process.returncode == 0
+
+
+async def test_cancelled_migration_is_undone_at_once_and_holds_no_lock(tmp_path):
+    folder = tmp_path / "migrations"
+    folder.mkdir()
+    (folder / "0001_quick.up.sql").write_text("CREATE TABLE log (entry INTEGER);")
+    (folder / "0002_endless.up.sql").write_text(
+        "INSERT INTO log VALUES (1);\n"
+        "INSERT INTO log WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n) SELECT i FROM n WHERE i < 0;"
+    )
+    database = tmp_path / "a.db"
+    work = asyncio.ensure_future(Migrator(folder).up(database))
+    await _until_locked(database)
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    status = await Migrator(folder).verify(database)
+    assert status.current == 1
+    with closing(sqlite3.connect(database, timeout=0, isolation_level=None)) as raw:
+        raw.execute("BEGIN IMMEDIATE")
+        raw.execute("ROLLBACK")
+    assert log_of(database) == []
+
+
+async def _until_locked(database: Path) -> None:
+    """Return when the second migration holds the write lock."""
+    while True:
+        await asyncio.sleep(0.001)
+        if not database.exists():
+            continue
+        with closing(sqlite3.connect(database, timeout=0, isolation_level=None)) as raw:
+            try:
+                if raw.execute("PRAGMA user_version").fetchone() == (1,):
+                    raw.execute("BEGIN IMMEDIATE")
+                    raw.execute("ROLLBACK")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode == sqlite3.SQLITE_BUSY and raw.execute("PRAGMA user_version").fetchone()[0]:
+                    return
+
+
+async def test_cancelled_at_any_moment_it_leaves_a_version_to_go_on_from(folder, tmp_path):
+    for number in range(60):
+        database = tmp_path / f"{number}.db"
+        work = asyncio.ensure_future(Migrator(folder).up(database))
+        done, _ = await asyncio.wait([work], timeout=number / 2000)
+        if not done:
+            work.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await work
+        await Migrator(folder).up(database)
+        assert log_of(database) == [1, 2, 3, 4, 5, 6]
+        assert (await Migrator(folder).verify(database)).up_to_date
+
+
+async def test_cancelled_migration_of_a_sealed_file_leaves_the_old_file_alone(tmp_path):
+    folder = tmp_path / "migrations"
+    folder.mkdir()
+    (folder / "0001_quick.up.sql").write_text("CREATE TABLE log (entry INTEGER);")
+    (folder / "0002_endless.up.sql").write_text(
+        "INSERT INTO log WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n) SELECT i FROM n WHERE i < 0;"
+    )
+    database = tmp_path / "a.db"
+    await Migrator(folder).up(database, 1)
+    with closing(sqlite3.connect(database)) as raw:
+        raw.execute("PRAGMA journal_mode = DELETE")
+    database.chmod(0o400)
+    before = database.read_bytes()
+    work = asyncio.ensure_future(Migrator(folder).up(database))
+    async with asyncio.timeout(10):
+        while not list(tmp_path.glob("*.staging")):  # noqa: ASYNC110 - made by a thread, which sets no event
+            await asyncio.sleep(0.001)
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    assert database.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.db", "migrations"]
+
+
+async def test_cancel_during_rollback_does_not_leave_the_transaction_open(folder, tmp_path):
+    # The interrupt of a cancellation is repeated until the work ends, so it can hit the ROLLBACK itself.
+    link = await connection.connect_memory()
+    try:
+        for _ in range(50):
+            await _interrupted_step(link, folder)
+            assert not await link.run(lambda raw: raw.in_transaction)
+    finally:
+        await link.close()
+
+
+async def _interrupted_step(link: connection.Link, folder: Path) -> None:
+    migrations = load_migrations(folder)
+    work = asyncio.ensure_future(link.run(lambda raw: migrate_connection(raw, migrations)))
+    await asyncio.wait([work], timeout=random.uniform(0, 0.002))
+    work.cancel()
+    await asyncio.wait([work])
