@@ -1,0 +1,65 @@
+"""The documentation runs: its Python is executed as it stands, its table of settings is the current one."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from betcore_async.config import RedisSettings
+from betcore_async.config_docs import options_table
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
+MARKERS = ("<!-- betcore config docs -->\n", "<!-- end of betcore config docs -->")
+
+BLOCKS = [
+    pytest.param(block, id=f"{page.name}-{number}")
+    for page in PAGES
+    for number, block in enumerate(PYTHON.findall(page.read_text()), start=1)
+]
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_the_python_of_the_documentation_runs(block, tmp_path, redis_url):
+    server = RedisSettings.from_url(redis_url)
+    environ = {
+        **os.environ,
+        "REDIS_ADDR": server.addr,
+        "REDIS_DB": str(server.db),
+        "REDIS_USERNAME": server.username or "",
+        "REDIS_PASSWORD": server.password.get_secret_value() if server.password else "",
+        "REDIS_TLS": str(server.tls),
+        "PYTHONWARNINGS": "error",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", block],
+        cwd=tmp_path,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=50,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+
+
+def test_there_is_python_to_run():
+    assert len(BLOCKS) >= 5
+
+
+def test_the_table_of_settings_is_the_current_one():
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    table = page.partition(MARKERS[0])[2].partition(MARKERS[1])[0]
+    assert table.strip() == options_table().strip(), "put the output of `betcore config docs` between the markers"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page):
+    missing = [target for target in LINK.findall(page.read_text()) if not (page.parent / target).exists()]
+    assert missing == []
