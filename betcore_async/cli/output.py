@@ -1,0 +1,51 @@
+"""How commands speak: results on stdout, as a table or as JSON; everything else on stderr."""
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from betcore_async.config import Settings
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+def print_json(value: object) -> None:
+    """Print `value` as indented JSON; paths, weeks and the like as their text."""
+    import orjson
+
+    options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS
+    sys.stdout.buffer.write(orjson.dumps(value, default=str, option=options))
+    sys.stdout.buffer.flush()
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> None:
+    """Print rows under their headings; a terminal wraps long cells, a file or a pipe gets whole lines."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_header=any(columns))
+    for place, column in enumerate(columns):
+        table.add_column(column, style="bold" if place == 0 else None, overflow="fold")
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row))
+    console = Console(markup=False, highlight=False)
+    if not console.is_terminal:
+        console.width = 240
+    console.print(table)
+
+
+@contextmanager
+def logs_on_stderr(settings: "Settings") -> Iterator[None]:
+    """Keep stdout for the result: what is logged during the block goes to stderr, warnings and worse by default."""
+    from betcore_async.config import LogSettings
+    from betcore_async.logs import configure_logging
+
+    chosen = settings.log if "level" in settings.log.model_fields_set else LogSettings(level="warning")
+    with redirect_stdout(sys.stderr):
+        configure_logging(chosen.model_copy(update={"format": settings.log.format}))
+        yield

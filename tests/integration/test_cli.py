@@ -1,0 +1,102 @@
+import json
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+from integration.commands import betcore
+
+from betcore_async.config import variable_names
+
+COMMANDS = [
+    ("demo",),
+    ("doctor",),
+    ("migrate", "up"),
+    ("migrate", "down"),
+    ("migrate", "status"),
+    ("partitions", "list"),
+    ("partitions", "rotate"),
+    ("config", "show"),
+    ("config", "docs"),
+]
+
+
+def test_help_names_every_command():
+    result = betcore("--help")
+    assert result.status == 0
+    assert {first for first, *_ in COMMANDS} <= set(re.findall(r"\w+", result.out))
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_has_help_and_offers_json(command):
+    result = betcore(*command, "--help")
+    assert result.status == 0
+    assert "--json" in result.out
+
+
+def test_help_comes_at_once():
+    def seconds(*arguments):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+        return time.perf_counter() - started
+
+    plain = min(seconds("-c", "pass") for _ in range(3))
+    helped = min(
+        seconds("-c", "import sys; sys.argv = ['betcore', '--help']; from betcore_async.cli import main; main()")
+        for _ in range(3)
+    )
+    assert helped - plain < 1.0  # a slow machine's second; 0.2 where this was written
+
+
+@pytest.mark.parametrize("arguments", [("--bogus",), ("demo", "--bogus"), ("bogus",), ("migrate", "up", "--to", "x")])
+def test_what_is_unknown_ends_with_status_2_and_no_traceback(arguments):
+    result = betcore(*arguments)
+    assert result.status == 2
+    assert result.out == ""
+    assert "Traceback" not in result.err
+
+
+def test_without_the_extra_one_line_tells_how_to_install_it():
+    code = "import sys; sys.modules['typer'] = None; from betcore_async.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert "pip install 'betcore_async[cli]'" in line
+
+
+def test_unusable_settings_are_told_all_at_once_in_one_line(tmp_path):
+    result = betcore("config", "show", folder=tmp_path, DB_MAX_OPEN_CONNS="0", REDIS_ADDR="nowhere")
+    assert result.status == 2
+    assert "DB_MAX_OPEN_CONNS" in result.complaint
+    assert "REDIS_ADDR" in result.complaint
+
+
+def test_config_show_tells_where_each_value_comes_from(tmp_path):
+    (tmp_path / ".env").write_text("DB_MAX_IDLE_CONNS=3\nREDIS_POOL_SIZE=7\n")
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "REDIS_PASSWORD").write_text("very-secret")
+    result = betcore(
+        *("config", "show", "--json"), folder=tmp_path, DB_MAX_IDLE_CONNS="4", SECRETS_DIR=str(tmp_path / "secrets")
+    )
+    assert result.status == 0
+    rows = {row["variable"]: (row["value"], row["source"]) for row in json.loads(result.out)}
+    assert set(rows) == set(variable_names())
+    assert rows["DB_MAX_IDLE_CONNS"] == (4, "environment")
+    assert rows["REDIS_POOL_SIZE"] == (7, ".env")
+    assert rows["REDIS_PASSWORD"] == ("**********", "secrets folder")
+    assert rows["DB_BUSY_TIMEOUT"] == ("10s", "default")
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_config_show_never_shows_a_secret(tmp_path, options):
+    result = betcore("config", "show", *options, folder=tmp_path, REDIS_PASSWORD="hunter2hunter2")
+    assert "hunter2" not in result.out + result.err
+    assert "REDIS_PASSWORD" in result.out
+
+
+def test_config_docs_is_the_table_of_all_settings(tmp_path):
+    table = betcore("config", "docs", folder=tmp_path).out
+    assert all(f"`{name}`" in table for name in variable_names())
+    assert json.loads(betcore("config", "docs", "--json", folder=tmp_path).out) == {"markdown": table}
