@@ -21,8 +21,8 @@ from betcore_async.models import PricePoint
 SHORTEST_WINDOW = timedelta(minutes=5)
 TICKS_PER_WINDOW = 5
 
-WINDOWS_AHEAD = 3
-"""The nearest window open for bets, counted from the running one: it begins more than two windows from now."""
+WINDOWS_AHEAD = 2
+"""The nearest window open for bets, counted from the running one: it begins more than one window from now."""
 
 _BANDS_PER_PRICE = 1000  # a band is about a thousandth of the price wide: 50 for bitcoin at 46,000
 _TIME = "%Y-%m-%dT%H:%MZ"

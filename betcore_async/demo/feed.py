@@ -24,16 +24,16 @@ from typing import BinaryIO, TextIO, cast
 
 from betcore_async.errors import FeedError
 from betcore_async.models import PricePoint
+from betcore_async.redis.ticks import check_price, check_symbol
 
 HEADER = ["time", "symbol", "price"]
 
-MAX_SYMBOL_LENGTH = 64
 LOWEST_PRICE = Decimal("1e-9")
 HIGHEST_PRICE = Decimal("1e15")
 """Beyond these a price is a mistake, and the bands around it would need more digits than anyone reads."""
 
 EARLIEST = datetime(1970, 1, 5, tzinfo=UTC)  # the first whole ISO week of the epoch, from which ids count
-LATEST = datetime(9000, 1, 1, tzinfo=UTC)
+LATEST = datetime(2200, 1, 1, tzinfo=UTC)
 MAX_GAP = timedelta(days=366)
 """A longer silence is a mistake in the file; it would also look like a clock that went wrong."""
 
@@ -105,8 +105,8 @@ def _tick(row: list[str]) -> PricePoint:
     if len(row) != len(HEADER):
         raise ValueError(f"{len(row)} fields instead of {len(HEADER)} ({','.join(HEADER)})")
     time, symbol, price = row
-    if not symbol or len(symbol) > MAX_SYMBOL_LENGTH or not symbol.isprintable() or ":" in symbol:
-        raise ValueError(f"symbol {symbol[:80]!r} must be 1 to {MAX_SYMBOL_LENGTH} printable characters without ':'")
+    if ":" in check_symbol(symbol):  # it divides the parts of a cell's id
+        raise ValueError(f"symbol {symbol!r} must be without ':'")
     # Every field was checked here, with an error text for people, so the model need not check again.
     return PricePoint.model_construct(symbol=symbol, price=_price(price), at=_time(time))
 
@@ -140,7 +140,7 @@ def _price(text: str) -> Decimal:
         raise ValueError(f"price {text[:80]!r} is not positive")
     if not LOWEST_PRICE <= price <= HIGHEST_PRICE:
         raise ValueError(f"price {text[:80]!r} must lie between {LOWEST_PRICE} and {HIGHEST_PRICE}")
-    return price
+    return check_price(price)
 
 
 @contextmanager

@@ -2,13 +2,14 @@
 
 import resource
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self
 
 import orjson
 
 from betcore_async.demo.latency import Latencies
+from betcore_async.stores.audit_report import AuditReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +45,16 @@ class WeekBets:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the audit of all weeks found. Money is in minor units."""
+    """What the audit of all weeks found."""
 
     ok: bool
     violations: tuple[str, ...]
-    money_in: int  # opening balances and deposits
-    money_out: int  # withdrawals, balances, open stakes, and what the house keeps
-    balances: int = 0
-    open_stakes: int = 0
-    house: int = 0  # stakes of lost bets less the gains of won ones; negative when the players won
+    counts: dict[str, int]  # rows that were looked at, and sums of money in minor units
+
+    @classmethod
+    def of(cls, report: AuditReport) -> Self:
+        told = (f"{found.week}: {found.rule}: {found.subject}: {found.detail}" for found in report.violations)
+        return cls(report.ok, tuple(told), report.counts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +82,6 @@ class DemoSummary:
     audit: Verdict
     peak_memory: int  # bytes, this process and the Redis server it started
     data: str | None  # where the weekly files are; None when they were removed
-    redis: str = "embedded"
-    notes: tuple[str, ...] = field(default=())
 
     @property
     def ok(self) -> bool:
@@ -125,7 +125,7 @@ class DemoSummary:
         rows += [
             ("elapsed", f"{self.elapsed:,.1f} s"),
             ("memory at its peak", f"{self.peak_memory / 1e6:,.0f} MB"),
-            ("money", f"in {self.audit.money_in:,} = out {self.audit.money_out:,}"),
+            ("money", f"in {self.audit.counts.get('money_in', 0):,}, out {self.audit.counts.get('money_out', 0):,}"),
             ("audit", "OK" if self.audit.ok else f"FAILED: {len(self.audit.violations)} violations"),
             ("verdict", "OK" if self.ok else "FAILED"),
         ]

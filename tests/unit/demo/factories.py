@@ -39,7 +39,7 @@ def summary(**changes):
         doubled_bets=0,
         elapsed=2.0,
         timings={"place": Timing(1_500, 2.0, 9.5, 30.25)},
-        audit=Verdict(ok=True, violations=(), money_in=1_000, money_out=1_000),
+        audit=Verdict(ok=True, violations=(), counts={"money_in": 1_000, "money_out": 1_000}),
         peak_memory=120_000_000,
         data=None,
     )

@@ -78,6 +78,8 @@ def test_a_file_left_half_read_is_closed(feed):
         ("9999-12-31T23:00:00Z,BTC-USD,1", "must lie between"),
         ("2022-01-03T00:05:00Z,,1", "symbol"),
         ("2022-01-03T00:05:00Z,a:b,1", "symbol"),
+        ("2022-01-03T00:05:00Z,a b,1", "symbol"),
+        (f"2022-01-03T00:05:00Z,BTC-USD,1.{'3' * 90}", "digits"),
         ("2022-01-03T00:05:00Z,BTC-USD", "2 fields instead of 3"),
         ("2022-01-03T00:05:00Z,BTC-USD,1,2", "4 fields instead of 3"),
         ('2022-01-03T00:05:00Z,"BTC-USD,1', "not CSV"),

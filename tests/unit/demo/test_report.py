@@ -65,7 +65,7 @@ def test_the_close_up_shows_the_cells_around_the_first_rotation():
 
 def test_texts_from_outside_are_escaped():
     bad = "<script>alert(1)</script>"
-    verdict = Verdict(ok=False, violations=(bad,), money_in=1, money_out=2)
+    verdict = Verdict(ok=False, violations=(bad,), counts={"money_in": 1, "money_out": 2})
     page = render_report(summary(feed=bad, audit=verdict), trace())
     assert bad not in page
     assert "&lt;script&gt;" in page
