@@ -8,7 +8,9 @@ import asyncio
 import contextlib
 import os
 import sqlite3
+import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any, TypeVar
@@ -17,12 +19,15 @@ from urllib.parse import quote
 import aiosqlite
 
 from betcore_async.config import DatabaseSettings
-from betcore_async.errors import BetcoreError, DatabaseError, PoolClosedError, WalUnavailableError
+from betcore_async.errors import DatabaseError, PoolClosedError, WalUnavailableError
+from betcore_async.sqlite.failures import is_broken, translated
+from betcore_async.sqlite.raw import RawConnection
 from betcore_async.sqlite.retry import is_busy, retry_busy
 from betcore_async.sqlite.rows import Row
 from betcore_async.tasks import finish
 
 T = TypeVar("T")
+Hook = Callable[[sqlite3.Connection], None]
 
 INTERRUPT_AGAIN_AFTER = 0.01
 """Seconds. An interrupt that falls between two statements is lost, so it is repeated until the work ended."""
@@ -39,93 +44,190 @@ READER_PRAGMAS = (
 )
 
 
+class Hop:
+    """A function on its way to the thread and back."""
+
+    __slots__ = ("cancelled", "function", "future")
+
+    def __init__(self, function: Callable[[sqlite3.Connection], Any], future: "asyncio.Future[Any]") -> None:
+        self.function = function
+        self.future = future
+        self.cancelled = False
+
+
 class Link:
     """An aiosqlite connection together with the sqlite3 connection that lives on its thread."""
 
     def __init__(self, connection: aiosqlite.Connection, raw: sqlite3.Connection) -> None:
         self.connection = connection
         self.raw = raw
-        self.opened_at = monotonic()
+        self.broken = False
+        """Set once something was raised after which the connection cannot be trusted."""
+        self._lock = threading.Lock()
+        self._running: object = None
+        self._closing: asyncio.Task[None] | None = None
+
+    @property
+    def alive(self) -> bool:
+        """False once the connection was closed, by whomever."""
+        return self.connection._running and self.connection._connection is not None  # noqa: SLF001
 
     def post(self, function: Callable[[], object]) -> None:
         """Run `function` on the thread, after what is queued there; it reports back by itself and must not raise."""
+        if not self.alive:
+            raise PoolClosedError("the connection was closed while it was in use; the pool was closed")
         self.connection._tx.put_nowait((None, function))  # noqa: SLF001 - see the module docstring
+
+    def stop(self) -> None:
+        """Close the connection and end its thread without waiting; for who has no loop to wait in."""
+        self.connection.stop()
+
+    # One at a time runs on the thread, and only the one that is meant is ever interrupted.
+
+    def perform(self, job: object, function: Callable[[sqlite3.Connection], T]) -> T:
+        """On the thread: return `function(connection)`, to be interrupted under the name of `job`."""
+        with self._lock:
+            self._running = job
+        try:
+            return function(self.raw)
+        finally:
+            with self._lock:
+                self._running = None
+
+    def interrupt(self, job: object) -> bool:
+        """Interrupt `job` if it is the one that runs, and no other; False when it is not."""
+        with self._lock:
+            if self._running is not job:
+                return False
+            self.raw.interrupt()
+            return True
 
     async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Return `function(sqlite3.Connection)`, run on the thread in one hop.
 
-        For who has the connection alone. When cancelled, what runs is interrupted, and CancelledError is raised only
-        after the thread is free again, so that nothing of the call is still going on.
+        When cancelled, a function that has not started never will, one that runs is interrupted, and CancelledError is
+        raised only after the thread is done with it, so that nothing of the call is still going on.
         """
-        work = self.connection._execute(function, self.raw)  # type: ignore[no-untyped-call]  # noqa: SLF001
-        hop: asyncio.Future[T] = asyncio.ensure_future(work)
+        hop = Hop(function, asyncio.get_running_loop().create_future())
+        self.post(partial(self._hop, hop))
         try:
-            return await asyncio.shield(hop)
-        except ValueError as error:
-            if hop.done() and self.connection._connection is None:  # noqa: SLF001
-                raise PoolClosedError("the connection was closed while it was in use; the pool was closed") from error
-            raise
+            return await hop.future  # type: ignore[no-any-return]
         except asyncio.CancelledError:
-            await finish(self._interrupt_until_done(hop))
+            if hop.future.cancelled():
+                hop.cancelled = True
+                hop.future = asyncio.get_running_loop().create_future()  # the first went with its caller
+                await finish(self._interrupt_until_done(hop))
             raise
 
-    async def _interrupt_until_done(self, hop: asyncio.Future[Any]) -> None:
-        while not hop.done():
-            self.raw.interrupt()
-            await asyncio.wait([hop], timeout=INTERRUPT_AGAIN_AFTER)
-        if not hop.cancelled():
-            hop.exception()  # retrieved, so that asyncio does not report it as forgotten
+    def _hop(self, hop: Hop) -> None:
+        value, error = None, None
+        try:
+            if not hop.cancelled:
+                value = self.perform(hop, hop.function)
+        except BaseException as caught:  # noqa: BLE001 - whatever it is, it goes to the caller
+            error = translated(caught)
+            self.broken = self.broken or is_broken(caught)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to be told
+            hop.future.get_loop().call_soon_threadsafe(_settle, hop, value, error)
+
+    async def _interrupt_until_done(self, hop: Hop) -> None:
+        while not hop.future.done():
+            self.interrupt(hop)
+            await asyncio.wait([hop.future], timeout=INTERRUPT_AGAIN_AFTER)
+        hop.future.exception()  # retrieved, so that asyncio does not report it as forgotten
 
     async def close(self) -> None:
-        """Close the connection and end its thread, also when cancelled meanwhile."""
-        await finish(self.connection.close())
+        """Interrupt what runs, close the connection and end its thread, also when cancelled meanwhile."""
+        if self._closing is None:  # a second close of aiosqlite's would wait for an ended thread
+            self._closing = asyncio.ensure_future(self._close())
+        await finish(self._closing)
+
+    async def _close(self) -> None:
+        closing = asyncio.ensure_future(self.connection.close())
+        while not closing.done():
+            with contextlib.suppress(sqlite3.ProgrammingError):  # closed already
+                self.raw.interrupt()
+            await asyncio.wait([closing], timeout=INTERRUPT_AGAIN_AFTER)
+        closing.result()
 
 
-async def connect(path: str | Path, settings: DatabaseSettings, *, readonly: bool = False) -> Link:
+def _settle(hop: Hop, value: object, error: BaseException | None) -> None:
+    if hop.future.done():
+        return
+    if error is None:
+        hop.future.set_result(value)
+    else:
+        hop.future.set_exception(error)
+
+
+async def connect(
+    path: str | Path, settings: DatabaseSettings, *, readonly: bool = False, on_connect: Hook | None = None
+) -> Link:
     """Open the database file at `path` in WAL mode, waiting out other processes for the busy budget.
 
-    A file that does not exist is created with mode 0600, unless `readonly`. Raises WalUnavailableError where WAL cannot
-    be had, BusyTimeoutError, DatabaseError for a file that cannot be opened.
+    A file that does not exist is created with mode 0600, unless `readonly`. `on_connect` is called with the connection,
+    on its thread. Raises WalUnavailableError where WAL cannot be had, BusyTimeoutError, DatabaseError for a file that
+    cannot be opened.
     """
     file = Path(os.path.abspath(path))  # noqa: PTH100 - resolves `..` without touching the disk
-
-    async def attempt() -> Link:
-        opening = asyncio.ensure_future(_open(file, settings, readonly=readonly))
-        try:
-            return await finish(opening)
-        except asyncio.CancelledError:
-            # Left alone, a connection whose opener was cancelled stays open for good.
-            if opening.done() and not opening.cancelled() and opening.exception() is None:
-                await opening.result().close()
-            raise
-
-    try:
-        return await retry_busy(attempt, settings.busy_timeout, f"opening {file}")
-    except sqlite3.Error as error:
-        raise DatabaseError(f"cannot open {file}: {error}", path=file) from error
-
-
-async def _open(file: Path, settings: DatabaseSettings, *, readonly: bool) -> Link:
-    opened: list[sqlite3.Connection] = []
 
     def connector() -> sqlite3.Connection:
         if not readonly:
             create_private(file)
-        raw = open_raw(file, readonly=readonly, cached_statements=settings.cached_statements)
+        raw = open_raw(file, readonly=readonly, cached_statements=settings.cached_statements, factory=RawConnection)
         try:
             _prepare(raw, file, settings, readonly=readonly)
+            if on_connect is not None:
+                on_connect(raw)
         except BaseException:
             raw.close()
             raise
-        opened.append(raw)
         return raw
 
-    connection = aiosqlite.Connection(connector, iter_chunk_size=64)
-    connection._thread.daemon = True  # noqa: SLF001 - a forgotten connection must not keep the process alive
     try:
-        await connection
+        return await retry_busy(lambda: _link(connector), settings.busy_timeout, f"opening {file}")
+    except sqlite3.Error as error:
+        raise DatabaseError(f"cannot open {file}: {error}", path=file) from error
     except OSError as error:
         raise DatabaseError(f"cannot create {file}: {error.strerror}", path=file) from error
+    except RuntimeError as error:  # can't start new thread
+        raise DatabaseError(f"cannot open {file}: {error}", path=file) from error
+
+
+async def connect_memory() -> Link:
+    """Open an empty in-memory database: a thread with a connection to which files can be attached read-only."""
+
+    def connector() -> sqlite3.Connection:
+        raw = sqlite3.connect("file::memory:", uri=True, timeout=0, isolation_level=None, check_same_thread=False)
+        for name, value in COMMON_PRAGMAS:
+            raw.execute(f"PRAGMA {name} = {value}")
+        raw.row_factory = Row
+        return raw
+
+    return await _link(connector)
+
+
+async def _link(connector: Callable[[], sqlite3.Connection]) -> Link:
+    opening = asyncio.ensure_future(_start(connector))
+    try:
+        return await finish(opening)
+    except asyncio.CancelledError:
+        # Left alone, a connection whose opener was cancelled stays open for good.
+        if opening.done() and not opening.cancelled() and opening.exception() is None:
+            await opening.result().close()
+        raise
+
+
+async def _start(connector: Callable[[], sqlite3.Connection]) -> Link:
+    opened: list[sqlite3.Connection] = []
+
+    def connect_and_keep() -> sqlite3.Connection:
+        opened.append(connector())
+        return opened[0]
+
+    connection = aiosqlite.Connection(connect_and_keep, iter_chunk_size=64)
+    connection._thread.daemon = True  # noqa: SLF001 - a forgotten connection must not keep the process alive
+    await connection
     return Link(connection, opened[0])
 
 
@@ -135,7 +237,13 @@ def create_private(file: Path) -> None:
         os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
 
 
-def open_raw(file: Path, *, readonly: bool, cached_statements: int = 128) -> sqlite3.Connection:
+def open_raw(
+    file: Path,
+    *,
+    readonly: bool,
+    cached_statements: int = 128,
+    factory: type[sqlite3.Connection] = sqlite3.Connection,
+) -> sqlite3.Connection:
     """Return a plain connection with explicit transactions and no waiting; never creates the file."""
     mode = "ro" if readonly else "rw"
     return sqlite3.connect(
@@ -145,6 +253,7 @@ def open_raw(file: Path, *, readonly: bool, cached_statements: int = 128) -> sql
         isolation_level=None,
         check_same_thread=False,  # interrupt() comes from the loop's thread
         cached_statements=cached_statements,
+        factory=factory,
     )
 
 
@@ -168,21 +277,3 @@ def _prepare(raw: sqlite3.Connection, file: Path, settings: DatabaseSettings, *,
     for name, value in (*COMMON_PRAGMAS, *own):
         raw.execute(f"PRAGMA {name} = {value}")
     raw.row_factory = Row
-
-
-def is_broken(error: BaseException) -> bool:
-    """Tell whether a connection that raised this cannot be trusted any more and has to be replaced."""
-    if isinstance(error, BetcoreError) or not isinstance(error, sqlite3.Error):
-        return False
-    primary = (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
-    return primary in _BREAKING_CODES or "closed database" in str(error)
-
-
-_BREAKING_CODES = {
-    sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_CORRUPT,
-    sqlite3.SQLITE_CANTOPEN,
-    sqlite3.SQLITE_PROTOCOL,
-    sqlite3.SQLITE_NOTADB,
-    sqlite3.SQLITE_MISUSE,
-}
