@@ -29,6 +29,9 @@ _STOP_DEADLINE = 5.0
 _POLL = 0.01
 """Seconds between two looks at a starting server."""
 
+_PROBE = 0.5
+"""Seconds to wait for one answer while starting. What listens on the port may be a stranger that never speaks."""
+
 _LONGEST_SOCKET_PATH = 100
 """Bytes. The kernel's limit is 108 on Linux and 104 on macOS."""
 
@@ -158,7 +161,9 @@ class EmbeddedRedis:
             os.close(log)
 
     async def _until_it_answers(self) -> None:
-        client = redis_asyncio.Redis.from_url(self.url, protocol=2, retry=Retry(NoBackoff(), 0))
+        client = redis_asyncio.Redis.from_url(
+            self.url, protocol=2, retry=Retry(NoBackoff(), 0), socket_timeout=_PROBE, socket_connect_timeout=_PROBE
+        )
         try:
             while True:
                 if self.pid is None:

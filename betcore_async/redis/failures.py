@@ -6,7 +6,7 @@ Also here: which commands may be repeated, and how long to wait before doing so.
 import random
 from collections.abc import Sequence
 
-from redis.exceptions import AuthenticationError, AuthorizationError, BusyLoadingError, InvalidResponse
+from redis.exceptions import AuthenticationError, AuthorizationError, BusyLoadingError, InvalidResponse, ResponseError
 from redis.exceptions import RedisError as ServerError
 from redis.exceptions import TimeoutError as ServerTimeoutError
 
@@ -64,7 +64,7 @@ def translate(error: ServerError, *, command: str, address: str, waited: float, 
             f"Redis at {address} refused the user name or password: check REDIS_USERNAME and REDIS_PASSWORD",
             address=address,
         )
-    if isinstance(error, BusyLoadingError):
+    if isinstance(error, BusyLoadingError | ResponseError):  # while greeting, for one: there is no such database
         return command_error(error, command)
     if in_doubt:
         return outcome_unknown(command, address)

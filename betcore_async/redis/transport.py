@@ -144,9 +144,10 @@ class Transport:
                 for attempt in count_up():
                     try:
                         return await self._attempt(message, count, call)
-                    except UNANSWERED as error:
+                    except ServerError as error:
                         call.failure = error
-                        if isinstance(error, _FINAL) or (call.sent and not may_repeat):
+                        is_final = isinstance(error, _FINAL) or not isinstance(error, UNANSWERED)
+                        if is_final or (call.sent and not may_repeat):
                             break
                     self.retries += 1
                     await asyncio.sleep(backoff(attempt))
