@@ -5,6 +5,7 @@ The standard library has `uuid7` from 3.14 on, but bound to the system clock; ou
 
 import re
 import secrets
+import threading
 from datetime import datetime
 from uuid import UUID
 
@@ -17,22 +18,24 @@ _FRESH_BITS = 73  # leaves the top bit free, so that counting up within a millis
 
 
 class IdGenerator:
-    """Makes ids that grow strictly, also within one millisecond and when the clock steps back."""
+    """Makes ids that grow strictly, also within a millisecond and when the clock steps back. Threads may share it."""
 
     def __init__(self, clock: Clock = system_clock) -> None:
         self._clock = clock
         self._millisecond = -1
         self._counter = 0
+        self._lock = threading.Lock()
 
     def __call__(self) -> str:
         millisecond = to_microseconds(self._clock()) // 1000
-        if millisecond > self._millisecond:
-            self._millisecond = millisecond
-            self._counter = secrets.randbits(_FRESH_BITS)
-        else:
-            # A random step keeps the next id hard to guess (RFC 9562, section 6.2, method 2).
-            self._counter += 1 + secrets.randbits(32)
-        return _format(self._millisecond, self._counter)
+        with self._lock:
+            if millisecond > self._millisecond:
+                self._millisecond = millisecond
+                self._counter = secrets.randbits(_FRESH_BITS)
+            else:
+                # A random step keeps the next id hard to guess (RFC 9562, section 6.2, method 2).
+                self._counter += 1 + secrets.randbits(32)
+            return _format(self._millisecond, self._counter)
 
 
 def _format(millisecond: int, counter: int) -> str:
