@@ -66,9 +66,10 @@ class SQLiteLedger:
             return result
 
         try:
-            return await self._partitions.write(body, replay=partial(self._earlier, command))
+            answer: R = await self._partitions.write(body, replay=partial(self._earlier, command))
         except BetNotFoundError as error:
-            return await self._decided_before(command, error)
+            answer = await self._decided_before(command, error)
+        return answer
 
     async def _earlier(self, command: Command[Any], live: Week) -> Any:
         """Look in earlier weeks for the first outcome of a command whose id is older than the live week."""
