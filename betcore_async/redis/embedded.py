@@ -135,7 +135,7 @@ class EmbeddedRedis:
         else:
             port = self._port or _free_port()
             self.url, listen = f"redis://127.0.0.1:{port}/0", ["--port", str(port), "--bind", "127.0.0.1"]
-        # Spawning is never cut off by a cancellation: the process would run without anybody knowing its handle.
+        # Not cut off by a cancellation: asyncio would kill the half-started process, but not always await it.
         await finish(self._spawn(binary, listen))
         try:
             async with asyncio.timeout(_START_DEADLINE):

@@ -76,6 +76,13 @@ async def test_a_late_tick_does_not_become_latest_because_the_newer_one_expired(
     assert await history(prices) == [(10, "1"), (20, "2")]
 
 
+async def test_a_history_that_was_cleared_by_hand_does_not_make_a_late_tick_the_latest(prices, client, unique):
+    await prices.set_price("BTC-USD", 2, at(20))
+    await client.delete(f"{unique}:{{BTC-USD}}:history")
+    await prices.set_price("BTC-USD", 1, at(10))
+    assert (await prices.get_latest_price("BTC-USD")).price == 2
+
+
 async def test_the_latest_price_expires_unless_renewed_and_a_late_tick_does_not_renew_it(make_prices, client, unique):
     prices = make_prices(latest_ttl="60s")
     await prices.set_price("BTC-USD", 2, at(20))

@@ -327,3 +327,32 @@ async def test_opening_cancelled_at_any_step_leaves_no_connection(server, settin
 async def test_a_database_that_is_not_there_is_a_command_error(settings):
     with pytest.raises(RedisCommandError, match="DB index"):
         await RedisClient(settings.model_copy(update={"db": 4000})).open()
+
+
+async def test_a_connection_with_an_unread_reply_is_never_handed_on(settings):
+    async with RedisClient(settings.model_copy(update={"pool_size": 1, "min_idle_conns": 1})) as client:
+        await client.set("mine", "mine")
+        await client.set("other", "other")
+        for _ in range(20):
+            with pytest.raises(ZeroDivisionError):
+                await send_and_fail(client)
+            assert await client.get("mine") == b"mine"
+
+
+async def send_and_fail(client):
+    async with client.transport._lease() as connection:
+        await connection.send_command("GET", "other")
+        raise ZeroDivisionError
+
+
+async def test_a_lock_whose_answer_was_lost_is_given_back():
+    async with proxied() as (proxy, client):
+        async with client.lock("lock", ttl=60) as lock:
+            await lock.extend()  # the server knows all scripts now
+        proxy.losing = b"EVALSHA"
+        with pytest.raises(RedisTimeoutError):
+            await client.lock("lock", ttl=60).__aenter__()
+        proxy.losing = None
+        assert proxy.lost > 1
+        async with client.lock("lock", wait=0.5):
+            pass
