@@ -31,9 +31,7 @@ def doctor(path: PathArgument = None, as_json: JsonOption = False) -> None:
 
     Status 0 when all is well (warnings allowed), 1 when there is a problem, 2 when there is nothing to look at.
     """
-    from betcore_async.config import Settings
-
-    settings = Settings()
+    settings = _settings()
     if path is not None:
         settings = settings.model_copy(update={"db": settings.db.model_copy(update={"path": _family_path(path)})})
     with logs_on_stderr(settings):
@@ -43,6 +41,19 @@ def doctor(path: PathArgument = None, as_json: JsonOption = False) -> None:
     else:
         print_table(("Check", "", ""), [(found.check, _SIGNS[found.level], found.text) for found in findings])
     raise typer.Exit(1 if worst(findings) is Level.PROBLEM else 0)
+
+
+def _settings() -> "Settings":
+    """Return the settings; where they cannot be used, the error also tells which names may be slips of the pen."""
+    from betcore_async.config import Settings, variable_names
+    from betcore_async.errors import ConfigError
+
+    try:
+        return Settings()
+    except ConfigError as error:
+        slips = misspelt_settings(error.problems, variable_names(), Settings.model_fields)
+        hints = "".join(f"; {slip.text}" for slip in slips if slip.level is not Level.OK)
+        raise ConfigError(error.message + hints, problems=error.problems) from None
 
 
 def _family_path(path: Path) -> Path:
