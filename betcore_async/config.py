@@ -50,6 +50,8 @@ class Durability(StrEnum):
 
 
 class LogSettings(_Part):
+    """What is logged, and in which form."""
+
     level: Literal["debug", "info", "warning", "error", "critical"] = Field(
         default="info", description="Least severe level that is written"
     )
@@ -59,6 +61,8 @@ class LogSettings(_Part):
 
 
 class DatabaseSettings(_Part):
+    """Where the weekly files are, and how a pool treats one of them."""
+
     path: Path = Field(
         default=Path("data/bets.db"),
         description="Names the family of weekly files: `data/bets.db` gives `data/bets-2026-W47.db`",
@@ -95,6 +99,8 @@ class DatabaseSettings(_Part):
 
 
 class RedisSettings(_Part):
+    """Where Redis is, and how long its answers may take."""
+
     addr: str = Field(default="localhost:6379", description="`host:port`, or `unix:/path/to.sock`")
     username: str | None = Field(default=None, description="ACL user; none = the default user")
     password: SecretStr | None = Field(default=None, description="Password; never logged or shown")
@@ -153,6 +159,8 @@ class RedisSettings(_Part):
 
 
 class PricesSettings(_Part):
+    """How long and how many prices are kept in Redis, and under which keys."""
+
     key_prefix: str = Field(
         default="prices", min_length=1, max_length=64, description="First part of every key and channel"
     )
@@ -169,6 +177,8 @@ class PricesSettings(_Part):
 
 
 class PartitionsSettings(_Part):
+    """How the weekly files are opened and rotated."""
+
     migrate_on_open: bool = Field(default=True, description="Bring every weekly file to the newest schema at start")
     max_clock_ahead: Duration = Field(
         default=parse_duration("8784h"),

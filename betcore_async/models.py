@@ -50,6 +50,8 @@ class _Model(BaseModel):
 
 
 class BetStatus(StrEnum):
+    """Where a bet stands in its life; `TRANSITIONS` has the moves."""
+
     PENDING = "pending"
     CONFIRMED = "confirmed"
     WON = "won"
