@@ -22,7 +22,7 @@ from betcore_async.demo.summary import DemoSummary, Timing, Verdict, peak_memory
 from betcore_async.demo.tally import Tally
 from betcore_async.demo.together import all_of, task_group
 from betcore_async.demo.trace import Trace
-from betcore_async.errors import LedgerError
+from betcore_async.errors import LedgerError, RedisError
 from betcore_async.models import PricePoint
 from betcore_async.partitions import Week
 from betcore_async.redis import EmbeddedRedis, RedisClient
@@ -132,6 +132,10 @@ class Demo:
             # Everybody is done with every tick and nothing is in flight: nothing is cut off here.
             for task in tasks:
                 task.cancel()
+        if settlement.missed_messages and tally.last is not None:
+            for cell in (await read_histories(betcore, users, plan.facts, tally.query)).open_cells:
+                settlement.watch(cell)
+            await settlement.settle_until(tally.last)
 
     async def _reckon(self, betcore: Betcore, users: list[str]) -> "_Found":
         self.tally.stage = "querying all weeks"
@@ -190,6 +194,11 @@ async def _server(given: RedisSettings | None) -> AsyncIterator[RedisSettings]:
 
 
 async def _clear(redis: RedisClient, prefix: str) -> None:
-    """Remove the keys of this run from a server that is the user's own."""
-    keys = [key async for key in redis.raw.scan_iter(match=f"{prefix}:*", count=1000)]
-    await redis.delete(*keys)
+    """Remove the keys of this run from a server that is the user's own, if it still answers."""
+    with contextlib.suppress(RedisError):
+        cursor = 0
+        while True:
+            cursor, keys = await redis.execute("SCAN", cursor, "MATCH", f"{prefix}:*", "COUNT", 1000)
+            await redis.delete(*keys)
+            if int(cursor) == 0:
+                return

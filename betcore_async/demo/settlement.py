@@ -34,6 +34,8 @@ class SettlementWorker:
         self._tally = tally
         self._trace = trace
         self._open: defaultdict[datetime, set[Cell]] = defaultdict(set)
+        self.missed_messages = False
+        """Whether the connection was lost: bets of that time may not be known here, and have to be looked up."""
 
     def watch(self, cell: Cell) -> None:
         """Settle the bets on `cell` at the first tick that is not before the end of its window."""
@@ -58,6 +60,7 @@ class SettlementWorker:
                 self._tally.ticks_settled += 1
                 return [decode_tick(payload).at]
             case Reconnected():
+                self.missed_messages = True
                 # Ticks may have been missed meanwhile; the last one may have been the last of all.
                 latest = await self._betcore.prices.get_latest_prices(self._symbols)
                 return [max(tick.at for tick in latest.values())] if latest else []

@@ -1,0 +1,50 @@
+import asyncio
+
+import pytest
+
+from betcore_async.demo.together import all_of, task_group
+
+
+async def test_results_come_in_the_order_of_the_works():
+    async def after(turns):
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        return turns
+
+    assert await all_of(after(turns) for turns in (3, 0, 2)) == [3, 0, 2]
+
+
+async def test_when_one_fails_its_error_is_raised_and_no_other_runs_on():
+    ended = asyncio.Event()
+
+    async def wait():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async def fail():
+        await asyncio.sleep(0)
+        raise KeyError("the reason")
+
+    with pytest.raises(KeyError, match="the reason"):
+        await all_of([wait(), fail()])
+    assert ended.is_set()
+
+
+async def test_an_error_of_the_block_comes_out_as_it_is():
+    async def fail_beside_a_task():
+        async with task_group() as group:
+            group.create_task(asyncio.Event().wait())
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        await fail_beside_a_task()
+
+
+async def test_a_cancelled_group_is_cancelled():
+    task = asyncio.create_task(all_of([asyncio.Event().wait()]))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
