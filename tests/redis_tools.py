@@ -1,11 +1,13 @@
 """What the Redis tests share: waiting for a condition, reading subscriptions, a proxy that loses replies."""
 
 import asyncio
+import os
+import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from betcore_async.redis import Message
+from betcore_async.redis import EmbeddedRedis, Message
 
 
 async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
@@ -18,6 +20,12 @@ async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
             if met:
                 return
             await asyncio.sleep(0.002)
+
+
+async def kill(server: EmbeddedRedis) -> None:
+    """Kill the server and wait until it is known to be dead."""
+    os.kill(server.pid, signal.SIGKILL)
+    await until(lambda: server.pid is None)
 
 
 async def take(subscription, count):

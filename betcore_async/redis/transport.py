@@ -86,6 +86,8 @@ class Transport:
         return sum(bool(connection.is_connected) for connection in self._known) - self.in_use
 
     def open(self) -> None:
+        if self.is_open:
+            return
         self._turns = asyncio.Semaphore(self._settings.pool_size)
         self._pool = redis_connection.ConnectionPool(
             connection_class=connection_class(self._settings),

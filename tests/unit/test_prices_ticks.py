@@ -10,7 +10,7 @@ from betcore_async.errors import ModelError
 from betcore_async.redis.ticks import check_price, check_symbol, check_time, decode_tick, price_text
 
 NAIVE = datetime(2026, 1, 1)  # noqa: DTZ001 - that it has no time zone is the point
-PRICES = st.decimals(min_value=Decimal("1e-15"), max_value=Decimal("1e15"), allow_nan=False, allow_infinity=False)
+PRICES = st.decimals(min_value=Decimal("1e-15"), max_value=Decimal("1e15"), places=20)
 
 
 @pytest.mark.parametrize("symbol", ["BTC-USD", "a", "BRK.B", "BTC/USDT", "X:EUR_USD", "9", "A" * 64])

@@ -135,6 +135,13 @@ async def test_a_client_that_is_not_open_says_so(redis_settings):
         await client.close()
 
 
+async def test_opening_twice_is_opening_once(client, unique):
+    connects = client.stats().connects
+    await client.open()
+    await client.set(unique, 1)
+    assert client.stats().connects == connects
+
+
 async def test_a_forgotten_client_warns(redis_settings):
     client = RedisClient(redis_settings)
     await client.open()

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from redis_tools import free_port, until
+from redis_tools import free_port, kill, until
 
 from betcore_async.config import RedisSettings
 from betcore_async.errors import RedisUnavailableError
@@ -89,8 +89,7 @@ async def test_start_and_stop_may_be_called_again(temporary):
 
 async def test_a_server_that_was_killed_can_be_started_again(temporary):
     async with EmbeddedRedis() as server:
-        os.kill(server.pid, signal.SIGKILL)
-        await until(lambda: server.pid is None)
+        await kill(server)
         await server.start()
         async with RedisClient(RedisSettings.from_url(server.url)) as client:
             await client.ping()

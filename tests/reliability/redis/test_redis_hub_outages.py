@@ -7,7 +7,7 @@ import time
 from datetime import timedelta
 
 import pytest
-from redis_tools import free_port, payloads, publish, take, until
+from redis_tools import free_port, kill, payloads, publish, take, until
 
 from betcore_async.config import RedisSettings
 from betcore_async.errors import RedisAuthError, RedisCommandError, RedisTimeoutError, RedisUnavailableError
@@ -38,7 +38,7 @@ async def test_after_a_restart_every_subscriber_is_told_and_hears_again(server, 
     ):
         await publish(client, "a", [1])
         assert payloads(await take(first, 1) + await take(second, 1)) == [1, 1]
-        os.kill(server.pid, signal.SIGKILL)
+        await kill(server)
         await until(lambda: not hub.stats().connected)
         await server.start()
         events = await take(first, 1) + await take(second, 1) + await take(third, 1)
@@ -90,7 +90,7 @@ async def test_between_two_tellings_of_a_lost_connection_nothing_is_missing(clie
 
 async def test_a_subscriber_that_comes_during_an_outage_waits_for_the_server(server, client, hub):
     async with hub.subscribe("a"):
-        os.kill(server.pid, signal.SIGKILL)
+        await kill(server)
         await until(lambda: not hub.stats().connected)
         coming = hub.subscribe("b")
         entering = asyncio.create_task(coming.__aenter__())

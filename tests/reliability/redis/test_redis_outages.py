@@ -7,7 +7,7 @@ import time
 from contextlib import asynccontextmanager
 
 import pytest
-from redis_tools import Proxy, free_port, until
+from redis_tools import Proxy, free_port, kill, until
 
 from betcore_async.config import RedisSettings
 from betcore_async.errors import (
@@ -168,8 +168,7 @@ async def test_a_frozen_server_costs_each_call_its_deadline_and_tells_what_is_kn
 async def test_a_server_that_comes_back_within_the_deadline_is_not_noticed(server, settings):
     async with RedisClient(settings.model_copy(update={"timeout": 20 * settings.timeout})) as client:
         await client.set("a", 1)
-        os.kill(server.pid, signal.SIGKILL)
-        await until(lambda: server.pid is None)
+        await kill(server)
         calls = [asyncio.create_task(client.set(f"k{number}", number)) for number in range(10)]
         await asyncio.sleep(0.1)
         await server.start()
