@@ -147,7 +147,9 @@ def _advance(connection: sqlite3.Connection, step: Step, index: int, next_step: 
         mark_as_ours(connection)
         cut = read_history(connection).unfinished
         done = cut.statements_done if cut else -1
-        if done <= index:
+        if done < index:  # rivals finished it, took it back and began anew
+            return False
+        if done == index:
             if index >= 0 and step.script.statements[index].keyword not in _OUTSIDE_TRANSACTION:
                 _execute(connection, step.script, index)
                 _check_records(step, next_step)
