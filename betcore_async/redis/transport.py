@@ -159,7 +159,8 @@ class Transport:
             self.timeouts += 1
         waited = self.now() - started
         in_doubt = call.sent and not may_repeat
-        if call.failure is None or (call.sent and not in_doubt and deadline.expired()):
+        # Sent once and refused later is not "unavailable", which promises that nothing was applied.
+        if call.failure is None or (call.ever_sent and not in_doubt and deadline.expired()):
             raise (outcome_unknown(name, self.address) if in_doubt else timed_out(name, self.address, waited)) from None
         failure = call.failure
         raise translate(failure, command=name, address=self.address, waited=waited, in_doubt=in_doubt) from failure
@@ -167,7 +168,7 @@ class Transport:
     async def _attempt(self, message: bytes, count: int, call: "_Progress") -> list[Any]:
         call.sent = False
         async with self._lease() as connection:
-            call.sent = True
+            call.sent = call.ever_sent = True
             await connection.send_packed_command(message, check_health=False)
             return [await _reply(connection) for _ in range(count)]
 
@@ -228,6 +229,8 @@ class _Progress:
 
     def __init__(self) -> None:
         self.sent = False
+        """Whether the present, or last, attempt reached the point of sending."""
+        self.ever_sent = False
         self.failure: ServerError | None = None
 
 

@@ -344,6 +344,28 @@ async def send_and_fail(client):
         raise ZeroDivisionError
 
 
+async def test_a_call_that_was_sent_once_and_refused_later_does_not_claim_to_have_had_no_effect():
+    received = []
+
+    async def take_and_vanish(reader, writer):
+        while request := await reader.read(1000):
+            if b"SET\r\n$1\r\na" in request:
+                received.append(request)
+                server.close()
+                return
+            writer.write(b"+OK\r\n" * request.count(b"*"))
+
+    async def accept(reader, writer):
+        await take_and_vanish(reader, writer)
+        writer.close()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    async with RedisClient(at(server.sockets[0].getsockname()[1], min_idle_conns=1)) as client:
+        with pytest.raises(RedisTimeoutError):
+            await client.set("a", 1)
+    assert len(received) == 1
+
+
 async def test_a_lock_whose_answer_was_lost_is_given_back():
     async with proxied() as (proxy, client):
         async with client.lock("lock", ttl=60) as lock:
