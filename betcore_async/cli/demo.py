@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from betcore_async.demo.run import Demo, Plan
     from betcore_async.demo.summary import DemoSummary
 
-_MOST_USERS = 100_000
+_MOST_USERS = 5_000  # all of them may stand in line for a connection at one time; DB_MAX_WAITERS is 10,000
 _MOST_WEEKS = 520
 
 FeedOption = Annotated[
