@@ -9,19 +9,24 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from betcore_async.sqlite.migration_history import insist
-from betcore_async.sqlite.migrations import Migrator
+from betcore_async.sqlite.migration_history import insist, read_history
+from betcore_async.sqlite.migrations import Migrator, load_migrations, migrate_connection
+from betcore_async.sqlite.rewrite import rewrite
 
 WORKER = [sys.executable, str(Path(__file__).with_name("migration_worker.py"))]
 PROCESSES = 8
 ROUNDS = 5
 KILLS = 5
+ENDLESS = (
+    "INSERT INTO log WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n) SELECT i FROM n WHERE i < 0"
+)
 
 # Each script appends to `log`, so that a statement that ran twice, or not at all, shows.
 SCRIPTS = {
@@ -174,10 +179,7 @@ async def test_cancelled_migration_is_undone_at_once_and_holds_no_lock(tmp_path)
     folder = tmp_path / "migrations"
     folder.mkdir()
     (folder / "0001_quick.up.sql").write_text("CREATE TABLE log (entry INTEGER);")
-    (folder / "0002_endless.up.sql").write_text(
-        "INSERT INTO log VALUES (1);\n"
-        "INSERT INTO log WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n) SELECT i FROM n WHERE i < 0;"
-    )
+    (folder / "0002_endless.up.sql").write_text(f"INSERT INTO log VALUES (1);\n{ENDLESS};")
     database = tmp_path / "a.db"
     work = asyncio.ensure_future(Migrator(folder).up(database))
     await _until_locked(database)
@@ -225,28 +227,43 @@ async def test_cancelled_at_any_moment_it_leaves_a_version_to_go_on_from(folder,
         assert (await Migrator(folder).verify(database)).up_to_date
 
 
-async def test_cancelled_migration_of_a_sealed_file_leaves_the_old_file_alone(tmp_path):
-    folder = tmp_path / "migrations"
-    folder.mkdir()
-    (folder / "0001_quick.up.sql").write_text("CREATE TABLE log (entry INTEGER);")
-    (folder / "0002_endless.up.sql").write_text(
-        "INSERT INTO log WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n) SELECT i FROM n WHERE i < 0;"
-    )
+async def test_cancelled_rewrite_of_a_sealed_file_leaves_the_old_file_alone(tmp_path):
     database = tmp_path / "a.db"
-    await Migrator(folder).up(database, 1)
     with closing(sqlite3.connect(database)) as raw:
-        raw.execute("PRAGMA journal_mode = DELETE")
+        raw.execute("CREATE TABLE log (entry INTEGER)")
     database.chmod(0o400)
     before = database.read_bytes()
-    work = asyncio.ensure_future(Migrator(folder).up(database))
-    async with asyncio.timeout(10):
-        while not list(tmp_path.glob("*.staging")):  # noqa: ASYNC110 - made by a thread, which sets no event
-            await asyncio.sleep(0.001)
+    started = threading.Event()
+
+    def change(raw: sqlite3.Connection) -> None:
+        started.set()
+        raw.execute(ENDLESS)
+
+    work = asyncio.ensure_future(rewrite(database, change))
+    assert await asyncio.to_thread(started.wait, 10)
     work.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await work
+    await asyncio.wait([work], timeout=10)
+    assert work.cancelled()
     assert database.read_bytes() == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.db", "migrations"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.db"]
+
+
+def test_history_is_read_from_one_state_of_the_file_though_a_rival_commits_meanwhile(folder, tmp_path):
+    migrations = load_migrations(folder)
+    with (
+        closing(sqlite3.connect(tmp_path / "a.db", isolation_level=None)) as rival,
+        closing(sqlite3.connect(tmp_path / "a.db", isolation_level=None)) as raw,
+    ):
+        rival.execute("PRAGMA journal_mode = WAL")
+        migrate_connection(rival, migrations, 1)
+
+        def between(statement: str) -> None:
+            if statement == "PRAGMA user_version":
+                migrate_connection(rival, migrations, 2)
+
+        raw.set_trace_callback(between)
+        assert read_history(raw).version == 1
+        assert read_history(raw).version == 2
 
 
 def test_rollback_that_an_interrupt_hits_is_repeated():
