@@ -12,8 +12,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from time import monotonic
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
 import aiosqlite
@@ -44,15 +43,23 @@ READER_PRAGMAS = (
 )
 
 
+class Cancellable(Protocol):
+    """A function for the thread whose caller may lose interest in it."""
+
+    function: Callable[[sqlite3.Connection], Any]
+    cancelled: bool
+
+
 class Hop:
     """A function on its way to the thread and back."""
 
-    __slots__ = ("cancelled", "function", "future")
+    __slots__ = ("cancelled", "ended", "function", "future")
 
     def __init__(self, function: Callable[[sqlite3.Connection], Any], future: "asyncio.Future[Any]") -> None:
         self.function = function
         self.future = future
         self.cancelled = False
+        self.ended = False
 
 
 class Link:
@@ -64,7 +71,7 @@ class Link:
         self.broken = False
         """Set once something was raised after which the connection cannot be trusted."""
         self._lock = threading.Lock()
-        self._running: object = None
+        self._running: Cancellable | None = None
         self._closing: asyncio.Task[None] | None = None
 
     @property
@@ -84,17 +91,19 @@ class Link:
 
     # One at a time runs on the thread, and only the one that is meant is ever interrupted.
 
-    def perform(self, job: object, function: Callable[[sqlite3.Connection], T]) -> T:
-        """On the thread: return `function(connection)`, to be interrupted under the name of `job`."""
-        with self._lock:
+    def perform(self, job: Cancellable) -> Any:
+        """On the thread: return what the job's function returns; None without running it if it was cancelled before."""
+        with self._lock:  # from here on `interrupt` finds it
+            if job.cancelled:
+                return None
             self._running = job
         try:
-            return function(self.raw)
+            return job.function(self.raw)
         finally:
             with self._lock:
                 self._running = None
 
-    def interrupt(self, job: object) -> bool:
+    def interrupt(self, job: Cancellable) -> bool:
         """Interrupt `job` if it is the one that runs, and no other; False when it is not."""
         with self._lock:
             if self._running is not job:
@@ -113,7 +122,7 @@ class Link:
         try:
             return await hop.future  # type: ignore[no-any-return]
         except asyncio.CancelledError:
-            if hop.future.cancelled():
+            if hop.future.cancelled() and not hop.ended:
                 hop.cancelled = True
                 hop.future = asyncio.get_running_loop().create_future()  # the first went with its caller
                 await finish(self._interrupt_until_done(hop))
@@ -122,8 +131,7 @@ class Link:
     def _hop(self, hop: Hop) -> None:
         value, error = None, None
         try:
-            if not hop.cancelled:
-                value = self.perform(hop, hop.function)
+            value = self.perform(hop)
         except BaseException as caught:  # noqa: BLE001 - whatever it is, it goes to the caller
             error = translated(caught)
             self.broken = self.broken or is_broken(caught)
@@ -152,6 +160,7 @@ class Link:
 
 
 def _settle(hop: Hop, value: object, error: BaseException | None) -> None:
+    hop.ended = True  # also when the caller was cancelled in this very turn of the loop, and has yet to learn of it
     if hop.future.done():
         return
     if error is None:

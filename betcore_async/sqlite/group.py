@@ -7,24 +7,47 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 from betcore_async.config import DatabaseSettings, Durability
-from betcore_async.errors import CommitOutcomeUnknownError, DatabaseError, StorageFullError
+from betcore_async.errors import CommitOutcomeUnknownError, DatabaseError
+from betcore_async.sqlite.failures import plain, translated
+from betcore_async.sqlite.raw import RawConnection
 from betcore_async.sqlite.retry import error_code, is_busy
+from betcore_async.sqlite.rows import Row
 from betcore_async.sqlite.stats import Counters
 from betcore_async.sqlite.waiting import Job, Line
+
+T = TypeVar("T")
+Member = tuple[Job, Any, BaseException | None]
 
 # The remark makes these texts ours in the statement cache: a write function's own COMMIT is always prepared anew,
 # and so always meets the authorizer.
 _BEGIN = "BEGIN IMMEDIATE /* group */"
 _COMMIT = "COMMIT /* group */"
 _ROLLBACK = "ROLLBACK /* group */"
-_SAVEPOINT = "SAVEPOINT betcore_member"
-_RELEASE = "RELEASE betcore_member"
-_UNDO = "ROLLBACK TO betcore_member"
+_MEMBER = "betcore_member"
+_SAVEPOINT = f"SAVEPOINT {_MEMBER} /* group */"
+_RELEASE = f"RELEASE {_MEMBER} /* group */"
+_UNDO = f"ROLLBACK TO {_MEMBER} /* group */"
 
 _UNKNOWN_AFTER = {sqlite3.SQLITE_IOERR}  # primary codes after which a COMMIT may or may not be on disk
+
+_PRAGMAS_OF_THE_FILE = {"application_id", "defer_foreign_keys", "user_version"}
+"""What a function may set: it is part of its transaction. Any other setting would outlive it."""
+_PRAGMAS_THAT_ASK = {
+    "foreign_key_check",
+    "foreign_key_list",
+    "index_info",
+    "index_list",
+    "index_xinfo",
+    "integrity_check",
+    "quick_check",
+    "table_info",
+    "table_list",
+    "table_xinfo",
+}
+"""Their argument only says about what."""
 
 
 class _UndoError(Exception):
@@ -35,53 +58,74 @@ class _UndoError(Exception):
 class GroupResult:
     """What became of one group."""
 
-    done: list[tuple[Job, Any, BaseException | None]] = field(default_factory=list)
+    done: list[Member] = field(default_factory=list)
     """Each member with its result or its error, to be told after the commit."""
     again: list[Job] = field(default_factory=list)
-    """Members to run again, each alone, because the group fell as a whole."""
+    """Members to run again because the group fell as a whole."""
+    running: Job | None = None
+    """The member that runs at the moment."""
     busy: BaseException | None = None
-    """Set when another process held the lock: nothing was run."""
+    """Set when another process was in the way: what is left is to be tried again after a pause."""
     broken: BaseException | None = None
     """Set when the connection has to be replaced."""
     committed: int = 0
+
+    def succeeded(self) -> list[Member]:
+        return [member for member in self.done if member[2] is None]
+
+    def failed(self) -> list[Member]:
+        return [member for member in self.done if member[2] is not None]
 
 
 class GroupCommit:
     """Takes write functions from the line and commits them together."""
 
-    def __init__(self, raw: sqlite3.Connection, settings: DatabaseSettings, counters: Counters) -> None:
+    def __init__(self, raw: RawConnection, settings: DatabaseSettings, counters: Counters) -> None:
         self._raw = raw
         self._settings = settings
         self._counters = counters
         self._synchronous = settings.synchronous
-        self._ours = False  # True while the transaction statements being prepared are our own
+        self._theirs = False  # True while a function of the caller runs
         raw.set_authorizer(self._authorize)
 
-    def _authorize(self, action: int, *_: str | None) -> int:
+    def _authorize(self, action: int, name: str | None, argument: str | None, *_: str | None) -> int:
         # A member that ended the transaction would commit its neighbours half-way; one that attached a file would make
-        # BEGIN IMMEDIATE lock that file too.
-        if action == sqlite3.SQLITE_ATTACH or (action == sqlite3.SQLITE_TRANSACTION and not self._ours):
-            return sqlite3.SQLITE_DENY
-        return sqlite3.SQLITE_OK
+        # BEGIN IMMEDIATE lock that file too; one that set something on the connection would set it for all.
+        if not self._theirs:
+            return sqlite3.SQLITE_OK
+        refused = (
+            action in {sqlite3.SQLITE_ATTACH, sqlite3.SQLITE_TRANSACTION}
+            or (action == sqlite3.SQLITE_SAVEPOINT and argument == _MEMBER)
+            or (action == sqlite3.SQLITE_PRAGMA and argument is not None and not _may_set(name))
+        )
+        return sqlite3.SQLITE_DENY if refused else sqlite3.SQLITE_OK
 
     def control(self, sql: str) -> None:
-        """Execute a transaction statement of our own."""
-        self._ours = True
+        """Execute a statement of our own."""
+        sqlite3.Connection.execute(self._raw, sql)
+
+    def call(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        """Return `function(connection)`, kept from ending the transaction and from leaving anything behind."""
+        self._theirs = True
         try:
-            self._raw.execute(sql)
+            return plain(function(self._raw))
         finally:
-            self._ours = False
+            self._theirs = False
+            self._raw.row_factory = Row
+            self._raw.text_factory = str
 
     def begin(self, durability: Durability) -> None:
         """Begin a write transaction that will commit with `durability`. Raises sqlite3's BUSY at once."""
         if durability is not self._synchronous:
             # Cannot be changed inside a transaction; costs microseconds outside of one.
-            self._raw.execute(f"PRAGMA synchronous = {durability.value}")
+            self.control(f"PRAGMA synchronous = {durability.value}")
             self._synchronous = durability
         self.control(_BEGIN)
+        self._raw.held = True
 
     def commit(self) -> None:
         """Commit; raises CommitOutcomeUnknownError where nobody can say whether it took place."""
+        self._raw.close_cursors()
         try:
             self.control(_COMMIT)
         except sqlite3.Error as error:
@@ -90,110 +134,125 @@ class GroupCommit:
                     f"COMMIT failed ({error}) and may or may not have taken place; look before you repeat it"
                 ) from error
             raise
+        self._raw.held = False
 
     def rollback(self) -> None:
         """Roll back what is open; does nothing where SQLite has done so already."""
+        self._raw.close_cursors()
         if self._raw.in_transaction:
             self.control(_ROLLBACK)
+        self._raw.held = False
 
     def run(self, line: Line) -> GroupResult | None:
-        """Run one group from the head of the line; None when no job stands there."""
+        """Run one group from the head of the line; None when no job stands there. Never raises."""
         head = line.head()
         if not isinstance(head, Job):
             return None
-        durability, alone = head.durability, head.alone
         result = GroupResult()
+        try:
+            self._run(line, head, result)
+        except BaseException as error:  # noqa: BLE001 - the thread has nobody above it; the callers are told
+            self._fallen(result, error)
+        return result
+
+    def _run(self, line: Line, head: Job, result: GroupResult) -> None:
+        durability, alone = head.durability, head.alone
         try:
             self.begin(durability)
         except sqlite3.Error as error:
-            return self._refused(error, line, result)
+            if not is_busy(error):
+                result.running = line.take_job(_any)
+                raise
+            result.busy = error
+            return
         self._members(line, result, lambda job: job.durability is durability and job.alone is alone)
         self._end(result)
-        return result
-
-    def _refused(self, error: sqlite3.Error, line: Line, result: GroupResult) -> GroupResult:
-        if is_busy(error):
-            result.busy = error
-        elif (job := line.take_job(lambda _: True)) is not None:
-            result.broken = error
-            result.done.append((job, None, translated(error)))
-        return result
 
     def _members(self, line: Line, result: GroupResult, fits: Callable[[Job], bool]) -> None:
         ends = monotonic() + self._settings.group_max_time.total_seconds()
         while (job := line.take_job(fits)) is not None:
+            result.running = job
             result.done.append(self._member(job))
+            result.running = None
             fell = not self._raw.in_transaction
             if fell or job.alone or len(result.done) >= self._settings.group_max_writes or monotonic() >= ends:
                 return
 
-    def _member(self, job: Job) -> tuple[Job, Any, BaseException | None]:
+    def _member(self, job: Job) -> Member:
         raw = self._raw
-        raw.execute(_SAVEPOINT)
+        self.control(_SAVEPOINT)
         try:
-            value = job.function(raw)
             if job.cancelled:
                 raise _UndoError
-            raw.execute(_RELEASE)
+            value = self.call(job.function)
+            if job.cancelled:
+                raise _UndoError
+            raw.close_cursors()
+            raw.check()
+            self.control(_RELEASE)
         except BaseException as error:  # noqa: BLE001 - whatever it is, it goes to the caller
+            raw.close_cursors()
             if raw.in_transaction:
-                raw.execute(_UNDO)
-                raw.execute(_RELEASE)
+                self.control(_UNDO)
+                self.control(_RELEASE)
             return job, None, translated(error)
         return job, value, None
 
     def _end(self, result: GroupResult) -> None:
-        members, failed = result.done, [error for _, _, error in result.done if error is not None]
         try:
             if not self._raw.in_transaction:
                 self._split(result)
-            elif len(failed) == len(members):
+            elif not result.succeeded():
                 self.rollback()
             else:
                 self.commit()
-                result.committed = len(members) - len(failed)
+                result.committed = len(result.succeeded())
         except CommitOutcomeUnknownError as error:
             result.broken = error
-            result.done = [(job, None, own or error) for job, _, own in members]
+            result.done = [(job, None, own or error) for job, _, own in result.done]
         except sqlite3.Error as error:
             self.rollback()
             self._failed_at_commit(result, error)
 
     def _split(self, result: GroupResult) -> None:
         """Blame the last member for a transaction that is gone (INSERT OR ROLLBACK, an interrupt)."""
-        *innocent, (job, _, error) = result.done
-        self._again(result, [member for member in innocent if member[2] is None])
-        result.done = [member for member in innocent if member[2] is not None]
+        self.rollback()
+        job, _, error = result.done.pop()
+        self._again(result)
         result.done.append((job, None, error or DatabaseError("the write function ended its transaction")))
 
     def _failed_at_commit(self, result: GroupResult, error: sqlite3.Error) -> None:
         """Find who made COMMIT fail (a deferred foreign key, a full disk): everybody again, alone."""
-        succeeded = [member for member in result.done if member[2] is None]
-        result.done = [member for member in result.done if member[2] is not None]
-        if len(succeeded) == 1 and not is_busy(error):
-            result.done.append((succeeded[0][0], None, translated(error)))
+        succeeded = result.succeeded()
+        if is_busy(error):
+            result.busy = error
+            self._again(result)
+        elif len(succeeded) == 1:
+            result.done = [*result.failed(), (succeeded[0][0], None, translated(error))]
         else:
-            self._again(result, succeeded)
+            self._again(result)
 
-    def _again(self, result: GroupResult, members: list[tuple[Job, Any, BaseException | None]]) -> None:
-        result.again = [job for job, _, _ in members]
+    def _again(self, result: GroupResult) -> None:
+        """Let the members that did nothing wrong run again, each alone."""
+        result.again = [job for job, _, _ in result.succeeded()]
+        result.done = result.failed()
         for job in result.again:
             job.alone = True
         self._counters.groups_split += bool(result.again)
 
+    def _fallen(self, result: GroupResult, error: BaseException) -> None:
+        """Give up the connection: whoever ran is told why, the others run again on the next one, but only once."""
+        result.broken = error
+        told = translated(error)
+        if result.running is not None:
+            result.done.append((result.running, None, told))
+        result.done = [(job, None, own or (told if job.alone else None)) for job, _, own in result.done]
+        self._again(result)
 
-def translated(error: BaseException) -> BaseException:
-    """Return the error a caller should see for one that came out of SQLite; others pass as they are."""
-    code = error_code(error) & 0xFF
-    if code == sqlite3.SQLITE_FULL:
-        full = StorageFullError("the disk is full, nothing was written; make room and repeat")
-        full.__cause__ = error
-        return full
-    if code == sqlite3.SQLITE_AUTH:
-        refused = DatabaseError(
-            "a write function must leave the transaction to the pool: no BEGIN, COMMIT, ROLLBACK or ATTACH "
-            "(use pool.transaction() for a transaction of your own)"
-        )
-        refused.__cause__ = error
-        return refused
-    return error
+
+def _may_set(pragma: str | None) -> bool:
+    return (pragma or "").lower() in _PRAGMAS_OF_THE_FILE or (pragma or "").lower() in _PRAGMAS_THAT_ASK
+
+
+def _any(_: Job) -> bool:
+    return True

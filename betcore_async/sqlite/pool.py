@@ -7,6 +7,7 @@ import sqlite3
 import warnings
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
@@ -16,6 +17,7 @@ import aiosqlite
 
 from betcore_async.config import DatabaseSettings, Durability
 from betcore_async.errors import BetcoreError, DatabaseError, PoolClosedError
+from betcore_async.sqlite.connection import Hook
 from betcore_async.sqlite.readers import Readers
 from betcore_async.sqlite.retry import retry_busy
 from betcore_async.sqlite.rows import ExecuteResult, Row
@@ -31,8 +33,9 @@ CLOSE_TIMEOUT = 10.0
 
 _DEFAULTS = DatabaseSettings()
 
-_current: ContextVar[tuple["SQLitePool", "asyncio.Task[Any] | None", Transaction] | None] = ContextVar(
-    "betcore_transaction", default=None
+# The transactions a task is in: one for each pool, and a copy in every task started from there, which is not in them.
+_held: ContextVar[tuple[tuple["SQLitePool", "asyncio.Task[Any] | None", Transaction], ...]] = ContextVar(
+    "betcore_transactions", default=()
 )
 
 
@@ -48,53 +51,73 @@ class SQLitePool:
     CommitOutcomeUnknownError.
     """
 
-    def __init__(self, path: str | Path, settings: DatabaseSettings = _DEFAULTS, *, name: str = "") -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        settings: DatabaseSettings = _DEFAULTS,
+        *,
+        name: str = "",
+        on_connect: Hook | None = None,
+    ) -> None:
+        """Remember what to open; `on_connect(sqlite3.Connection)` is called on the thread of each new connection."""
         self.path = Path(path)
         self.name = name or self.path.stem
         self._settings = settings
+        self._on_connect = on_connect
         self._counters = Counters()
-        self._writer: Writer | None = None
-        self._readers: Readers | None = None
+        self._parts: tuple[Writer, Readers] | None = None
+        self._opening = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = 0
 
     def __repr__(self) -> str:
-        return f"<SQLitePool {self.name!r} {'open' if self._writer else 'closed'}>"
+        return f"<SQLitePool {self.name!r} {'open' if self._parts else 'closed'}>"
 
     def __del__(self) -> None:
-        if getattr(self, "_writer", None) is not None:
-            warnings.warn(f"{self!r} was never closed; use `async with` or close()", ResourceWarning, stacklevel=2)
+        parts = getattr(self, "_parts", None)
+        if parts is None or os.getpid() != self._pid:  # a fork's copy owns nothing
+            return
+        for part in parts:
+            part.stop()
+        warnings.warn(f"{self!r} was never closed; use `async with` or close()", ResourceWarning, stacklevel=2)
 
     # Life
 
     async def open(self) -> None:
         """Open the writer and a first reader; creates the file (mode 0600) where there is none."""
-        if self._writer is not None:
+        if self._parts is not None or self._opening:
             raise DatabaseError(f"{self!r} is open already")
         self._counters = Counters()
-        writer = Writer(self.path, self._settings, self._counters)
-        readers = Readers(self.path, self._settings, self._counters)
-        await writer.open()
+        writer = Writer(self.path, self._settings, self._counters, self._on_connect)
+        readers = Readers(self.path, self._settings, self._counters, self._on_connect)
+        self._opening = True
         try:
+            await writer.open()
             await readers.open()
         except BaseException:
-            await finish(writer.close(0))
+            await finish(_shut(readers, writer))
             raise
-        self._writer, self._readers = writer, readers
+        finally:
+            self._opening = False
         self._loop, self._pid = asyncio.get_running_loop(), os.getpid()
+        self._parts = writer, readers
 
     async def close(self, timeout: float | None = None) -> None:
         """Let running work finish within `timeout` seconds (default 10), interrupt the rest, close everything.
 
-        Calls after it, and calls still waiting for their turn at the deadline, get PoolClosedError. Closing a closed
-        pool does nothing.
+        Calls after it, and calls that are not done at the deadline, get PoolClosedError. A close that is cancelled does
+        not wait for running work any longer, but closes all the same. Closing a closed pool does nothing.
         """
-        writer, readers = self._writer, self._readers
-        if writer is None or readers is None:
+        if self._parts is None:
             return
-        self._writer = self._readers = None
-        limit = CLOSE_TIMEOUT if timeout is None else timeout
-        await finish(_all(writer.close(limit), readers.close(limit)))
+        (writer, readers), self._parts = self._open_parts(), None
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT if timeout is None else timeout):
+                await asyncio.gather(writer.drained(), readers.drained())
+        except TimeoutError:
+            pass  # told to whoever is cut off
+        finally:
+            await finish(_shut(readers, writer))
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -105,24 +128,24 @@ class SQLitePool:
     ) -> None:
         await self.close()
 
-    def _parts(self) -> tuple[Writer, Readers]:
-        if self._writer is None or self._readers is None:
+    def _open_parts(self) -> tuple[Writer, Readers]:
+        if self._parts is None:
             raise PoolClosedError(f"{self!r}: open it first, best with `async with`")
-        if os.getpid() != self._pid:
-            raise PoolClosedError(f"{self!r} was opened before a fork; open a pool of its own in each process")
-        if asyncio.get_running_loop() is not self._loop:
+        if _running_loop() is not self._loop:
+            if os.getpid() != self._pid:
+                raise PoolClosedError(f"{self!r} was opened before a fork; open a pool of its own in each process")
             raise PoolClosedError(f"{self!r} belongs to another event loop; open one pool per loop")
-        return self._writer, self._readers
+        return self._parts
 
     # Reading
 
     async def read(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Return `function(connection)`, run on a reader in one hop: every query in it sees the same snapshot."""
-        return await self._parts()[1].submit(function, snapshot=True)
+        return await self._open_parts()[1].submit(function, snapshot=True)
 
     async def fetch_all(self, sql: str, parameters: Parameters = ()) -> list[Row]:
         """Return all rows of a query."""
-        return await self._parts()[1].submit(lambda raw: raw.execute(sql, parameters).fetchall(), snapshot=False)
+        return await self._open_parts()[1].submit(lambda raw: raw.execute(sql, parameters).fetchall(), snapshot=False)
 
     async def fetch_one(self, sql: str, parameters: Parameters = ()) -> Row | None:
         """Return the first row of a query, or None."""
@@ -133,7 +156,7 @@ class SQLitePool:
             cursor.close()  # an unfinished statement would hold on to its snapshot
             return row
 
-        return await self._parts()[1].submit(first, snapshot=False)
+        return await self._open_parts()[1].submit(first, snapshot=False)
 
     async def fetch_value(self, sql: str, parameters: Parameters = ()) -> Any:
         """Return the first column of the first row, or None."""
@@ -143,22 +166,36 @@ class SQLitePool:
     async def iterate(self, sql: str, parameters: Parameters = (), *, chunk: int = 1000) -> AsyncGenerator[Row, None]:
         """Yield the rows of a query one by one, fetched `chunk` at a time: memory stays bounded, whatever the size.
 
-        Holds one reader until it is exhausted or closed; leave early inside `contextlib.aclosing`, so that the reader
-        comes back at once.
+        Holds one reader, and its snapshot, until it is exhausted or closed. Leave early inside `contextlib.aclosing`,
+        so that the reader comes back at once; an iterator that is only forgotten gives it back with a ResourceWarning.
         """
-        async with self._parts()[1].turn() as link:
-            cursor = await link.run(lambda raw: raw.execute(sql, parameters))
+        if chunk < 1:
+            raise DatabaseError(f"iterate() fetches at least one row at a time, not chunk={chunk}", chunk=chunk)
+        consumer = asyncio.current_task()
+        async with self._open_parts()[1].turn() as link:
+            budget = self._settings.busy_timeout
+            execute = partial(link.run, lambda raw: raw.execute(sql, parameters))
+            cursor = await retry_busy(execute, budget, f"reading {self.path}")
             try:
                 while rows := await link.run(lambda _: cursor.fetchmany(chunk)):
                     for row in rows:
                         yield row
-            finally:
-                await finish(link.run(lambda _: cursor.close()))
+            except GeneratorExit:
+                forgotten = asyncio.current_task() is not consumer
+            else:
+                forgotten = False
+        if forgotten:
+            text = f"iterate() of {self!r} was left early and forgotten; use contextlib.aclosing"
+            warnings.warn(text, ResourceWarning, stacklevel=1)
 
     @contextlib.asynccontextmanager
     async def acquire(self, *, timeout: float | None = None) -> AsyncIterator[aiosqlite.Connection]:
-        """Lend a reader as a plain aiosqlite connection; waits at most `timeout` seconds (DB_ACQUIRE_TIMEOUT)."""
-        async with self._parts()[1].turn(timeout) as link:
+        """Lend a reader as a plain aiosqlite connection; waits at most `timeout` seconds (DB_ACQUIRE_TIMEOUT).
+
+        What the borrower leaves behind (a transaction, cursors, settings) is cleaned up; a connection that cannot be
+        brought back to what it was is replaced.
+        """
+        async with self._open_parts()[1].turn(timeout) as link:
             yield link.connection
 
     # Writing
@@ -170,7 +207,7 @@ class SQLitePool:
         brought the group down), so it must touch nothing but its connection.
         """
         self._refuse_inside_transaction()
-        return await self._parts()[0].submit(function, durability)
+        return await self._open_parts()[0].submit(function, durability)
 
     async def execute(self, sql: str, parameters: Parameters = ()) -> ExecuteResult:
         """Run one statement in the next group commit."""
@@ -192,11 +229,11 @@ class SQLitePool:
             async with outer.savepoint():
                 yield outer
             return
-        writer = self._parts()[0]
+        writer = self._open_parts()[0]
+        wanted, budget = durability or self._settings.synchronous, self._settings.busy_timeout
         async with writer.turn() as (link, group):
             transaction = Transaction(link, group)
-            token = _current.set((self, asyncio.current_task(), transaction))
-            wanted, budget = durability or self._settings.synchronous, self._settings.busy_timeout
+            token = _held.set((*_held.get(), (self, asyncio.current_task(), transaction)))
             try:
                 await retry_busy(lambda: transaction.begin(wanted), budget, f"writing to {self.path}")
                 self._counters.transactions += 1
@@ -208,13 +245,13 @@ class SQLitePool:
                 await transaction.commit()
             finally:
                 with contextlib.suppress(ValueError):  # left from another context, when garbage-collected
-                    _current.reset(token)
+                    _held.reset(token)
 
     def _open_transaction(self) -> Transaction | None:
-        held = _current.get()
-        if held is None or held[0] is not self or held[1] is not asyncio.current_task():
-            return None
-        return held[2] if held[2].outcome is Outcome.OPEN else None
+        for pool, task, transaction in _held.get():
+            if pool is self and transaction.outcome is Outcome.OPEN and task is asyncio.current_task():
+                return transaction
+        return None
 
     def _refuse_inside_transaction(self) -> None:
         if self._open_transaction() is not None:
@@ -226,7 +263,7 @@ class SQLitePool:
         """Read one value through the pool and say how long it took; never raises for a database that fails."""
         started = perf_counter()
         try:
-            await self.fetch_value("SELECT 1")
+            await self.fetch_value("SELECT count(*) FROM sqlite_schema")  # touches the file
         except (BetcoreError, sqlite3.Error) as error:
             return PoolHealth(ok=False, latency=perf_counter() - started, error=str(error))
         return PoolHealth(ok=True, latency=perf_counter() - started)
@@ -234,15 +271,26 @@ class SQLitePool:
     def stats(self) -> PoolStats:
         """Return sizes and counts as they are now; all zero sizes when the pool is closed."""
         counters = {name: getattr(self._counters, name) for name in Counters.__slots__}
-        readers, idle = self._readers.sizes if self._readers else (0, 0)
+        writer, readers = self._parts or (None, None)
+        opened, idle = readers.sizes if readers else (0, 0)
         return PoolStats(
-            readers=readers,
+            readers=opened,
             readers_idle=idle,
-            reads_waiting=self._readers.waiting if self._readers else 0,
-            writes_waiting=self._writer.waiting if self._writer else 0,
+            reads_waiting=readers.waiting if readers else 0,
+            writes_waiting=writer.waiting if writer else 0,
             **counters,
         )
 
 
-async def _all(*parts: Any) -> None:
-    await asyncio.gather(*parts)
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:  # in a process that was forked inside a coroutine
+        return None
+
+
+async def _shut(readers: Readers, writer: Writer) -> None:
+    try:
+        await readers.shut()
+    finally:
+        await writer.shut()  # after the readers: the last connection to close takes the WAL along

@@ -7,9 +7,9 @@ from enum import Enum
 from typing import Any, TypeVar
 
 from betcore_async.config import Durability
-from betcore_async.errors import CommitOutcomeUnknownError, DatabaseError
+from betcore_async.errors import CommitOutcomeUnknownError, DatabaseError, PoolClosedError
 from betcore_async.sqlite.connection import Link
-from betcore_async.sqlite.group import GroupCommit, translated
+from betcore_async.sqlite.group import GroupCommit
 from betcore_async.sqlite.rows import ExecuteResult, Row
 from betcore_async.tasks import finish
 
@@ -39,13 +39,7 @@ class Transaction:
         """Return `function(sqlite3.Connection)`, run inside the transaction in one hop."""
         if self.outcome is not Outcome.OPEN:
             raise DatabaseError(f"this transaction is over ({self.outcome.value}); begin a new one")
-        try:
-            return await self._link.run(function)
-        except sqlite3.Error as error:
-            better = translated(error)
-            if better is error:
-                raise
-            raise better from error
+        return await self._link.run(lambda _: self._group.call(function))
 
     async def execute(self, sql: str, parameters: Parameters = ()) -> ExecuteResult:
         return await self.run(lambda raw: execute(raw, sql, parameters))
@@ -82,42 +76,47 @@ class Transaction:
                 raw.execute(f"ROLLBACK TO {name}")
                 raw.execute(f"RELEASE {name}")
 
-        await self._link.run(undo)
+        with contextlib.suppress(PoolClosedError):  # closing the connection has undone it
+            await self._link.run(undo)
+
+    # The end of it. What happened is noted on the thread, where it happens: whoever waits here may be cancelled.
 
     async def begin(self, durability: Durability) -> None:
         await self._link.run(lambda _: self._group.begin(durability))
 
     async def commit(self) -> None:
         """Commit, uninterrupted; a cancellation is let through once the outcome is known."""
-        await finish(self._commit())
+        await finish(self._link.run(self._commit))
 
-    async def _commit(self) -> None:
-        def commit(raw: sqlite3.Connection) -> None:
-            if not raw.in_transaction:
-                raise DatabaseError("the transaction was rolled back by SQLite before its end; nothing was kept")
-            self._group.commit()
-
+    def _commit(self, raw: sqlite3.Connection) -> None:
+        if not raw.in_transaction:
+            self._rollback(raw)
+            raise DatabaseError("the transaction was rolled back by SQLite before its end; nothing was kept")
         try:
-            await self._link.run(commit)
+            self._group.commit()
         except CommitOutcomeUnknownError:
+            self._link.broken = True
             self.outcome = Outcome.UNKNOWN
             raise
-        except BaseException as error:
-            await self._rollback()
-            better = translated(error)
-            if better is error:
-                raise
-            raise better from error
+        except sqlite3.Error:
+            self._rollback(raw)
+            raise
         self.outcome = Outcome.COMMITTED
 
     async def rollback(self) -> None:
         """Undo everything; survives cancellation."""
-        await finish(self._rollback())
-
-    async def _rollback(self) -> None:
+        with contextlib.suppress(PoolClosedError):  # closing the connection undoes it
+            await finish(self._link.run(self._rollback))
         if self.outcome is Outcome.OPEN:
             self.outcome = Outcome.ROLLED_BACK
-            await self._link.run(lambda _: self._group.rollback())
+
+    def _rollback(self, _: sqlite3.Connection) -> None:
+        if self.outcome is Outcome.OPEN:
+            self.outcome = Outcome.ROLLED_BACK
+            try:
+                self._group.rollback()
+            except sqlite3.Error:
+                self._link.broken = True  # closing the connection undoes it
 
 
 def execute(raw: sqlite3.Connection, sql: str, parameters: Parameters) -> ExecuteResult:

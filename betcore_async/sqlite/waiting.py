@@ -11,8 +11,13 @@ from typing import Any, TypeVar
 
 from betcore_async.config import Durability
 from betcore_async.errors import PoolTimeoutError, TooManyWaitersError
+from betcore_async.sqlite.retry import backoff, busy_timeout
+from betcore_async.sqlite.stats import Counters
 
 T = TypeVar("T")
+
+TIDY_AFTER = 64
+"""Abandoned places the line may hold before it is tidied; fewer are not worth the walk."""
 
 
 class State(Enum):
@@ -22,22 +27,15 @@ class State(Enum):
 
 
 class Item:
-    """One place in the line. Started or abandoned, whichever comes first; the lock decides."""
+    """One place in the line. Started or abandoned, whichever comes first; the line's lock decides."""
 
-    __slots__ = ("_lock", "enqueued_at", "future", "state")
+    __slots__ = ("enqueued_at", "future", "patient", "state")
 
-    def __init__(self, future: "asyncio.Future[Any]", lock: threading.Lock) -> None:
+    def __init__(self, future: "asyncio.Future[Any]", *, patient: bool = False) -> None:
         self.future = future
         self.enqueued_at = monotonic()
+        self.patient = patient  # its caller has a timeout of its own
         self.state = State.WAITING
-        self._lock = lock
-
-    def abandon(self) -> bool:
-        """Take the item out of the line; False when it has been started already."""
-        with self._lock:
-            if self.state is State.WAITING:
-                self.state = State.ABANDONED
-            return self.state is State.ABANDONED
 
 
 class Job(Item):
@@ -49,12 +47,11 @@ class Job(Item):
         self,
         function: Callable[[sqlite3.Connection], Any],
         future: "asyncio.Future[Any]",
-        lock: threading.Lock,
         *,
         durability: Durability = Durability.NORMAL,
         snapshot: bool = False,
     ) -> None:
-        super().__init__(future, lock)
+        super().__init__(future)
         self.function = function
         self.durability = durability
         self.snapshot = snapshot
@@ -68,8 +65,8 @@ class Turn(Item):
 
     __slots__ = ("held",)
 
-    def __init__(self, future: "asyncio.Future[Any]", lock: threading.Lock) -> None:
-        super().__init__(future, lock)
+    def __init__(self, future: "asyncio.Future[Any]", *, patient: bool = False) -> None:
+        super().__init__(future, patient=patient)
         self.held: Any = None
 
     def grant(self, held: object) -> None:
@@ -82,76 +79,172 @@ class Line:
     """A bounded first-in first-out line of items. Appended by the loop, taken by connection threads too."""
 
     def __init__(self, limit: int) -> None:
-        self.lock = threading.Lock()
+        self._lock = threading.Lock()
         self._items: deque[Item] = deque()
+        self._waiting = 0  # items that are still wanted; abandoned ones lie in the line until it is their turn
         self._limit = limit
 
     def __len__(self) -> int:
-        return len(self._items)
+        return self._waiting
 
     def append(self, item: Item) -> None:
-        if len(self._items) >= self._limit:
-            raise TooManyWaitersError(
-                f"{self._limit} callers are waiting already (DB_MAX_WAITERS); slow down, or shed load",
-                limit=self._limit,
-            )
-        self._items.append(item)
+        """Add an item at the end; raises TooManyWaitersError when the line is full."""
+        with self._lock:
+            if self._waiting >= self._limit:
+                raise TooManyWaitersError(
+                    f"{self._limit} callers are waiting already (DB_MAX_WAITERS); slow down, or shed load",
+                    limit=self._limit,
+                )
+            self._items.append(item)
+            self._waiting += 1
+
+    def abandon(self, item: Item) -> bool:
+        """Take an item out of the line; False when it has been started already."""
+        with self._lock:
+            if item.state is State.WAITING:
+                item.state = State.ABANDONED
+                self._waiting -= 1
+                if len(self._items) > 2 * self._waiting + TIDY_AFTER:
+                    self._items = deque(item for item in self._items if item.state is State.WAITING)
+            return item.state is State.ABANDONED
 
     def put_back(self, items: list[Job]) -> None:
         """Put started jobs back at the head, in their order."""
-        with self.lock:
+        with self._lock:
             for item in reversed(items):
                 item.state = State.WAITING
                 self._items.appendleft(item)
+            self._waiting += len(items)
 
     def head(self) -> Item | None:
         """Return the first item that is still wanted; abandoned ones are dropped on the way."""
-        with self.lock:
+        with self._lock:
             return self._head()
 
     def _head(self) -> Item | None:
         while self._items:
-            if self._items[0].state is not State.ABANDONED:
+            if self._items[0].state is State.WAITING:
                 return self._items[0]
             self._items.popleft()
         return None
 
+    def _take(self, state: State) -> None:
+        self._items.popleft().state = state
+        self._waiting -= 1
+
     def take_job(self, fits: Callable[[Job], bool]) -> Job | None:
         """Take the head if it is a job that `fits`; a turn at the head stays and keeps its place."""
-        with self.lock:
+        with self._lock:
             head = self._head()
             if not isinstance(head, Job) or not fits(head):
                 return None
-            self._items.popleft()
-            head.state = State.STARTED
+            self._take(State.STARTED)
             return head
 
     def take_turn(self) -> Turn | None:
         """Take the head if it is a turn."""
-        with self.lock:
+        with self._lock:
             head = self._head()
             if not isinstance(head, Turn):
                 return None
-            self._items.popleft()
-            head.state = State.STARTED
+            self._take(State.STARTED)
             return head
 
     def take_all(self) -> list[Item]:
-        """Empty the line."""
-        with self.lock:
-            items = [item for item in self._items if item.state is State.WAITING]
-            self._items.clear()
-            return items
+        """Empty the line; who stood in it is to be told why."""
+        taken: list[Item] = []
+        with self._lock:
+            while (head := self._head()) is not None:
+                self._take(State.ABANDONED)
+                taken.append(head)
+        return taken
 
-    def take_expired(self, since: float) -> list[Item]:
-        """Take what was enqueued at or before `since` (monotonic seconds) from the head of the line."""
+    def take_expired(self, since: float) -> tuple[list[Item], float | None]:
+        """Take what was enqueued at or before `since` (monotonic seconds), except who has a timeout of its own.
+
+        Also returns when the next one was enqueued.
+        """
         expired: list[Item] = []
-        with self.lock:
-            while (head := self._head()) is not None and head.enqueued_at <= since:
-                self._items.popleft()
-                head.state = State.ABANDONED
-                expired.append(head)
-        return expired
+        with self._lock:
+            for item in self._items:
+                if item.state is not State.WAITING or item.patient:
+                    continue
+                if item.enqueued_at > since:
+                    return expired, item.enqueued_at
+                item.state = State.ABANDONED
+                self._waiting -= 1
+                expired.append(item)
+        return expired, None
+
+
+class Sweeper:
+    """Tells callers whose turn did not come in time; one timer for all of them."""
+
+    def __init__(self, line: Line, timeout: float, counters: Counters) -> None:
+        self._line = line
+        self._timeout = timeout
+        self._counters = counters
+        self._timer: asyncio.TimerHandle | None = None
+
+    def watch(self) -> None:
+        """See to it that whoever stands in the line now is told in time."""
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._timeout, self._sweep)
+
+    def _sweep(self) -> None:
+        now = monotonic()
+        expired, next_one = self._line.take_expired(now - self._timeout)
+        for item in expired:
+            self._counters.timeouts += 1
+            settle(item, error=turn_timeout(now - item.enqueued_at))
+        self._timer = None
+        if next_one is not None:
+            self._timer = asyncio.get_running_loop().call_later(next_one + self._timeout - now, self._sweep)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+class Retries:
+    """Reads that met somebody else's lock (a recovery, a checkpoint), until they stand in line again."""
+
+    def __init__(self, line: Line, budget: float, counters: Counters, what: str) -> None:
+        self._line = line
+        self._budget = budget
+        self._counters = counters
+        self._what = what
+        self._pausing: dict[Job, asyncio.TimerHandle] = {}
+
+    def __len__(self) -> int:
+        return len(self._pausing)
+
+    def add(self, job: Job, error: BaseException, then: Callable[[], None]) -> None:
+        """Put the job back after a pause and call `then`; tell its caller once the busy budget is spent."""
+        waited = monotonic() - job.enqueued_at
+        job.attempts += 1
+        self._counters.busy_retries += 1
+        if waited >= self._budget:
+            self._counters.timeouts += 1
+            failure = busy_timeout(self._what, waited, job.attempts)
+            failure.__cause__ = error
+            settle(job, error=failure)
+            return
+
+        def put_back() -> None:
+            del self._pausing[job]
+            self._line.put_back([job])
+            then()
+
+        self._pausing[job] = asyncio.get_running_loop().call_later(backoff(job.attempts), put_back)
+
+    def take_all(self) -> list[Job]:
+        """Give up every pause; who waited is to be told why."""
+        for timer in self._pausing.values():
+            timer.cancel()
+        jobs = list(self._pausing)
+        self._pausing.clear()
+        return jobs
 
 
 def settle(item: Item, result: object = None, error: BaseException | None = None) -> None:

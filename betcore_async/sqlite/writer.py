@@ -6,15 +6,17 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from time import monotonic
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from betcore_async.config import DatabaseSettings, Durability
 from betcore_async.errors import BetcoreError, PoolClosedError
-from betcore_async.sqlite.connection import Link, connect
+from betcore_async.sqlite.connection import Hook, Link, connect
+from betcore_async.sqlite.failures import is_interrupt
 from betcore_async.sqlite.group import GroupCommit, GroupResult
+from betcore_async.sqlite.raw import RawConnection
 from betcore_async.sqlite.retry import backoff, busy_timeout
 from betcore_async.sqlite.stats import Counters
-from betcore_async.sqlite.waiting import Item, Job, Line, Turn, settle, turn_timeout
+from betcore_async.sqlite.waiting import Item, Job, Line, Sweeper, Turn, settle
 from betcore_async.tasks import finish
 
 T = TypeVar("T")
@@ -24,19 +26,23 @@ R = TypeVar("R")
 class Writer:
     """Owns the writing connection. Its state changes on the loop only; the thread takes jobs and reports back."""
 
-    def __init__(self, path: Path, settings: DatabaseSettings, counters: Counters) -> None:
+    def __init__(
+        self, path: Path, settings: DatabaseSettings, counters: Counters, on_connect: Hook | None = None
+    ) -> None:
         self._path = path
         self._settings = settings
         self._counters = counters
+        self._on_connect = on_connect
         self._line = Line(settings.max_waiters)
+        self._sweeper = Sweeper(self._line, settings.acquire_timeout.total_seconds(), counters)
         self._link: Link | None = None
         self._group: GroupCommit | None = None
         self._working = False  # the thread, a turn, a pause or a replacement has the connection
-        self._closing = False
+        self._closing = False  # nothing new is taken
+        self._shut = False  # nothing more is started
         self._busy_since: float | None = None
         self._busy_attempts = 0
         self._pause: asyncio.TimerHandle | None = None
-        self._sweep: asyncio.TimerHandle | None = None
         self._replacing: asyncio.Task[None] | None = None
         self._idle = asyncio.Event()
 
@@ -46,11 +52,14 @@ class Writer:
 
     async def open(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._use(await connect(self._path, self._settings))
+        self._use(await self._connect())
+
+    async def _connect(self) -> Link:
+        return await connect(self._path, self._settings, on_connect=self._on_connect)
 
     def _use(self, link: Link) -> None:
         self._link = link
-        self._group = GroupCommit(link.raw, self._settings, self._counters)
+        self._group = GroupCommit(cast("RawConnection", link.raw), self._settings, self._counters)
         self._counters.opened += 1
 
     # What callers do
@@ -61,15 +70,13 @@ class Writer:
         A caller that is cancelled before its function started leaves no trace. Later, the function is undone if the
         group has not committed yet; CancelledError comes after that is settled.
         """
-        job = Job(
-            function, self._loop.create_future(), self._line.lock, durability=durability or self._settings.synchronous
-        )
+        job = Job(function, self._loop.create_future(), durability=durability or self._settings.synchronous)
         self._enqueue(job)
         try:
             return await job.future  # type: ignore[no-any-return]
         except asyncio.CancelledError:
             self._counters.cancelled += 1
-            if not job.abandon() and job.future.cancelled():
+            if not self._line.abandon(job) and job.future.cancelled():
                 job.cancelled = True
                 job.future = self._loop.create_future()  # the first one was cancelled with its caller
                 await finish(asyncio.wait([job.future]))
@@ -78,23 +85,28 @@ class Writer:
 
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncIterator[tuple[Link, GroupCommit]]:
-        """Have the connection alone, in order of arrival. It has to be given back outside of any transaction."""
-        turn = Turn(self._loop.create_future(), self._line.lock)
+        """Have the connection alone, in order of arrival; given back outside of any transaction, or replaced."""
+        turn = Turn(self._loop.create_future())
         self._enqueue(turn)
         try:
             held: tuple[Link, GroupCommit] = await turn.future
         except asyncio.CancelledError:
             self._counters.cancelled += 1
-            if not turn.abandon() and turn.held is not None:
+            if not self._line.abandon(turn) and turn.held is not None:
                 self._next()  # granted in the same moment: hand it on
             raise
         try:
             yield held
         finally:
-            if held[0].raw.in_transaction:
-                self._start_replacing()
-            else:
-                self._next()
+            self._take_back(held[0])
+
+    def _take_back(self, link: Link) -> None:
+        if link is not self._link:
+            return  # closed under its holder
+        if link.broken or not link.alive or link.raw.in_transaction:
+            self._start_replacing()
+        else:
+            self._next()
 
     def _enqueue(self, item: Item) -> None:
         if self._closing:
@@ -104,8 +116,7 @@ class Writer:
         except BetcoreError:
             self._counters.refused += 1
             raise
-        if self._sweep is None:
-            self._sweep = self._loop.call_later(self._settings.acquire_timeout.total_seconds(), self._sweep_line)
+        self._sweeper.watch()
         self._kick()
 
     # Whose turn it is
@@ -118,8 +129,10 @@ class Writer:
         """Start what stands at the head of the line, unless something is going on."""
         if self._working:
             return
-        head = self._line.head()
-        if head is None:
+        if self._shut:
+            self._refuse_line()
+        if self._line.head() is None:
+            self._busy_since, self._busy_attempts = None, 0
             self._idle.set()
             return
         self._idle.clear()
@@ -127,6 +140,7 @@ class Writer:
         if self._link is None or self._group is None:
             self._start_replacing()
         elif (turn := self._line.take_turn()) is not None:
+            self._busy_since, self._busy_attempts = None, 0
             turn.grant((self._link, self._group))
         else:
             self._link.post(self._work)
@@ -139,7 +153,7 @@ class Writer:
             result = group.run(line)
             if result is not None:
                 line.put_back(result.again)
-            if result is None or result.busy or result.broken or not isinstance(line.head(), Job):
+            if result is None or result.busy or result.broken or self._shut or not isinstance(line.head(), Job):
                 self._report(self._stopped, result)
                 return
             self._report(self._deliver, result)
@@ -153,18 +167,20 @@ class Writer:
         counters.groups += result.committed > 0
         counters.writes += result.committed
         counters.largest_group = max(counters.largest_group, result.committed)
-        self._busy_since, self._busy_attempts = None, 0
+        if result.busy is None:
+            self._busy_since, self._busy_attempts = None, 0
         for job, value, error in result.done:
-            settle(job, value, error)
+            settle(job, value, self._closed() if self._shut and is_interrupt(error) else error)
 
     def _stopped(self, result: GroupResult | None) -> None:
-        if result is not None and result.busy is not None:
-            self._pause_for_lock()
-            return
         if result is not None:
             self._deliver(result)
-        if result is not None and result.broken is not None:
+        if result is None or self._shut:
+            self._next()
+        elif result.broken is not None:
             self._start_replacing()
+        elif result.busy is not None:
+            self._pause_for_lock()
         else:
             self._next()
 
@@ -177,22 +193,13 @@ class Writer:
             self._busy_since = now
         self._busy_attempts += 1
         self._counters.busy_retries += 1
-        waited = now - self._busy_since
-        if waited >= budget:
-            for item in self._line.take_expired(now - budget):
+        if now - self._busy_since >= budget:
+            for item in self._line.take_expired(now - budget)[0]:
                 self._counters.timeouts += 1
+                waited = now - max(item.enqueued_at, self._busy_since)
                 settle(item, error=busy_timeout(f"writing to {self._path}", waited, self._busy_attempts))
-        self._pause = self._loop.call_later(min(backoff(self._busy_attempts), budget), self._next)
-
-    def _sweep_line(self) -> None:
-        """Tell callers whose turn did not come in time; one timer for all of them."""
-        timeout = self._settings.acquire_timeout.total_seconds()
-        now = monotonic()
-        for item in self._line.take_expired(now - timeout):
-            self._counters.timeouts += 1
-            settle(item, error=turn_timeout(now - item.enqueued_at))
-        head = self._line.head()
-        self._sweep = self._loop.call_later(head.enqueued_at + timeout - now, self._sweep_line) if head else None
+        left = max(self._busy_since + budget - now, 0) or budget
+        self._pause = self._loop.call_later(min(backoff(self._busy_attempts), left), self._next)
 
     def _start_replacing(self) -> None:
         self._working = True
@@ -205,8 +212,8 @@ class Writer:
             if link is not None:
                 self._counters.broken += 1
                 await self._close_link(link)
-            self._use(await connect(self._path, self._settings))
-        except BetcoreError as error:
+            self._use(await self._connect())
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody may wait for ever
             for item in self._line.take_all():
                 settle(item, error=error)
         self._next()
@@ -216,21 +223,37 @@ class Writer:
         with contextlib.suppress(sqlite3.Error, ValueError):  # it is being given up because it is broken
             await link.close()
 
-    async def close(self, timeout: float) -> None:
-        """Let queued work finish within `timeout` seconds, then interrupt what runs and refuse the rest."""
+    # The end
+
+    async def drained(self) -> None:
+        """Take nothing new and wait until everything taken is done."""
         self._closing = True
         self._kick()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await self._idle.wait()
-        for item in self._line.take_all():
-            settle(item, error=PoolClosedError(f"the pool of {self._path} was closed before this call had its turn"))
-        for timer in (self._pause, self._sweep):
-            if timer is not None:
-                timer.cancel()
-        if self._replacing is not None:
+        await self._idle.wait()
+
+    async def shut(self) -> None:
+        """Refuse what waits, interrupt what runs, close the connection."""
+        self._closing = self._shut = True
+        self._refuse_line()
+        self._sweeper.stop()
+        if self._pause is not None:
+            self._pause.cancel()
+        if self._replacing is not None and not self._replacing.done():
+            self._replacing.cancel()
             await asyncio.wait([self._replacing])
         link, self._link = self._link, None
         if link is not None:
-            link.raw.interrupt()
             await self._close_link(link)
+        self._refuse_line()
+
+    def stop(self) -> None:
+        """End the thread without waiting, for a pool that was forgotten."""
+        if self._link is not None:
+            self._link.stop()
+
+    def _refuse_line(self) -> None:
+        for item in self._line.take_all():
+            settle(item, error=self._closed())
+
+    def _closed(self) -> PoolClosedError:
+        return PoolClosedError(f"the pool of {self._path} was closed before this call was done")
