@@ -55,8 +55,11 @@ def parse_id(value: str, field: str = "id") -> str:
 
 
 def born_at(identifier: str) -> datetime:
-    """Return the moment (to the millisecond) that a UUIDv7 carries."""
-    return from_microseconds((UUID(identifier).int >> 80) * 1000)
+    """Return the moment (to the millisecond) that a UUIDv7 carries. Raises ModelError for one after the year 9999."""
+    try:
+        return from_microseconds((UUID(identifier).int >> 80) * 1000)
+    except OverflowError:
+        raise ModelError(f"the id {identifier} lies in the future, after the year 9999", field="id") from None
 
 
 _EXAMPLE = "0199c4f2-7d1c-7a30-8c5e-3b1f0a9d2e47"

@@ -75,6 +75,8 @@ END;
 
 -- `version` is the user's version after the entry: dense for each user, the first one of a file being its opening
 -- ('opening' for a new user, 'carry_forward' for one from the week before, repeating that week's last version).
+-- `ref_id` is the id of the command: a bet's for stake, payout and refund, a user's for an opening. It leads its index,
+-- so that one look tells whether an id was used, whatever for.
 -- `metadata` is a JSON object; json_valid() would say so better, but with trusted_schema=OFF SQLite 3.40 refuses it.
 CREATE TABLE ledger_entries (
     id            TEXT    PRIMARY KEY,
@@ -88,8 +90,9 @@ CREATE TABLE ledger_entries (
     ref_id        TEXT    NOT NULL,
     metadata      TEXT    CHECK (metadata GLOB '{*}'),
     created_at    INTEGER NOT NULL,
-    UNIQUE (ref_type, ref_id),
-    UNIQUE (user_id, version)
+    UNIQUE (ref_id, ref_type),
+    UNIQUE (user_id, version),
+    CHECK ((amount < 0) = (ref_type IN ('withdrawal', 'transfer_out', 'stake')))
 ) STRICT;
 
 CREATE TRIGGER ledger_entries_are_never_changed

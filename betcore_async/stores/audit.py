@@ -1,21 +1,32 @@
 """The audit: every promise of the ledger, as a query that finds the rows which break it."""
 
-from collections import Counter
+import sqlite3
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
+from betcore_async.errors import PartitionDamagedError, PartitionMissingError
 from betcore_async.partitions.catalog import Partition
 from betcore_async.partitions.manager import PartitionManager
 from betcore_async.partitions.meta import PartitionState
 from betcore_async.partitions.scanner import Scanner
 from betcore_async.partitions.week import Week
+from betcore_async.sqlite.retry import is_busy
 from betcore_async.stores.audit_report import AuditReport, Violation
-from betcore_async.stores.audit_rules import ACROSS, COUNTS, WITHIN
+from betcore_async.stores.audit_rules import ACROSS, WITHIN
+from betcore_async.stores.audit_sums import WeekSums, add_up, sums_of
 
 Catalog = Mapping[Week, Partition]
 
 MOST_PER_RULE = 10
 """Violations of one rule that are reported per week; the first says enough, and a report stays small."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Audited:
+    violations: list[Violation]
+    sums: WeekSums | None
+    """None where the file could not be read."""
 
 
 async def run(
@@ -25,65 +36,76 @@ async def run(
 ) -> AuditReport:
     """Check every file, and every hand-over between two files; each file in one read snapshot.
 
-    `weeks` limits it to some weeks. `progress(done, of)` is called after each file.
+    `weeks` limits it to some weeks: each with its hand-over from the week before. Raises PartitionMissingError for one
+    that is not here. `progress(done, of)` is called after each file.
     """
     catalog = await partitions.scan(lambda _, catalog: catalog)
-    chosen = [entry for week, entry in sorted(catalog.items()) if weeks is None or week in weeks]
+    chosen = sorted(catalog if weeks is None else set(weeks))
+    if unknown := tuple(week for week in chosen if week not in catalog):
+        names = ", ".join(week.name for week in unknown)
+        raise PartitionMissingError(f"there is no file for {names}, so nothing to audit", weeks=unknown)
     violations: list[Violation] = []
-    sums: list[Counter[str]] = []
-    for entry in chosen:
-        found, counted = await partitions.scan(partial(_audit_file, entry=entry))
-        violations += found
-        sums.append(counted)
+    sums: dict[Week, WeekSums] = {}
+    for done, week in enumerate(chosen, start=1):
+        audited = await partitions.scan(partial(_audit_file, entry=catalog[week]))
+        violations += audited.violations
+        if audited.sums is not None:
+            sums[week] = audited.sums
         if progress is not None:
-            progress(len(sums), len(chosen))
-    counts = _add_up(sums)
-    if counts["money_in"] != counts["money_out"]:
-        detail = f"{counts['money_in']} came in, {counts['money_out']} went out or is held"
-        violations.append(Violation("all", "money in == money out", "", detail))
-    return AuditReport(tuple(violations), counts)
+            progress(done, len(chosen))
+    return AuditReport(tuple(violations), add_up(sums))
 
 
-def _add_up(sums: Sequence[Counter[str]]) -> dict[str, int]:
-    """Add up the weeks: what came in, at the start or on the way, and what went out or is held at the end.
-
-    Stakes, payouts and refunds are counted from the bets, not from the ledger entries that book them: the two sides of
-    the equation come from different rows.
-    """
-    total: Counter[str] = Counter()
-    for counted in sums:
-        total.update(counted)
-    first, last = (sums[0], sums[-1]) if sums else (total, total)
-    into = sum(total[name] for name in ("opened", "deposited", "transferred_in", "paid", "refunded"))
-    out = sum(total[name] for name in ("withdrawn", "transferred_out", "staked"))
-    ends = {"weeks": len(sums), "users": last["users"], "held": last["closing"]}
-    flows = {name: total[name] for name in _FLOWS}
-    return ends | flows | {"money_in": first["carried"] + into, "money_out": out + last["closing"]}
-
-
-_FLOWS = ("bets", "entries", "opened", "deposited", "withdrawn", "staked", "paid", "refunded")
-
-
-def _audit_file(scanner: Scanner, catalog: Catalog, *, entry: Partition) -> tuple[list[Violation], Counter[str]]:
-    week = entry.week.name
+def _audit_file(scanner: Scanner, catalog: Catalog, *, entry: Partition) -> _Audited:
     if entry.state is PartitionState.DAMAGED:
-        return [Violation(week, "the file can be read", str(entry.path), entry.problem)], Counter()
-    rules, names = dict(WITHIN), {"this": scanner.attach(entry.week, entry.path)}
+        return _unreadable(entry, entry.problem)
     before = catalog.get(entry.predecessor) if entry.predecessor else None
-    if before is not None and before.state is not PartitionState.DAMAGED:
-        names["before"] = scanner.attach(before.week, before.path)
-        rules |= ACROSS
-    raw = scanner.link.raw
-    raw.execute("BEGIN")  # one snapshot for all rules
     try:
-        found = [
-            Violation(week, rule, str(subject), str(detail))
-            for rule, sql in rules.items()
-            for subject, detail in raw.execute(f"{sql.format(**names)} LIMIT {MOST_PER_RULE}").fetchall()
-        ]
-        row = raw.execute(COUNTS.format(**names)).fetchone()
+        names, rules = {"this": scanner.attach(entry.week, entry.path)}, dict(WITHIN)
+        if before is not None and before.state is not PartitionState.DAMAGED:
+            names["before"] = scanner.attach(before.week, before.path)
+            rules |= ACROSS
+        audited = _in_one_snapshot(scanner.link.raw, entry, names, rules)
+    except (sqlite3.DatabaseError, PartitionDamagedError) as error:
+        if is_busy(error) or _is_interrupt(error):
+            raise
+        return _unreadable(entry, str(error))
+    if entry.predecessor is not None and "before" not in names:
+        gone = Violation(entry.week.name, "the week before is there", entry.predecessor.name, "it cannot be read")
+        audited.violations.append(gone)
+    return audited
+
+
+def _in_one_snapshot(
+    raw: sqlite3.Connection, entry: Partition, names: dict[str, str], rules: dict[str, str]
+) -> _Audited:
+    week = entry.week.name
+    raw.execute("BEGIN")
+    try:
+        found: list[Violation] = []
+        for rule, sql in rules.items():
+            found += [Violation(week, rule, str(row[0]), str(row[1])) for row in _broken(raw, sql.format(**names))]
+        sums = sums_of(raw, names["this"], entry.predecessor)
     finally:
         raw.execute("ROLLBACK")
-    if entry.predecessor is not None and "before" not in names:
-        found.append(Violation(week, "the week before is there", entry.predecessor.name, "it cannot be read"))
-    return found, Counter(dict(zip(row.keys(), row, strict=True)))
+    if sums.money_in != sums.money_out:
+        detail = f"{sums.money_in} was there or came in, {sums.money_out} went out or is held"
+        found.append(Violation(week, "money in == money out", week, detail))
+    return _Audited(found, sums)
+
+
+def _broken(raw: sqlite3.Connection, sql: str) -> list[tuple[object, object]]:
+    try:
+        return raw.execute(f"SELECT * FROM ({sql}) LIMIT {MOST_PER_RULE}").fetchall()
+    except sqlite3.OperationalError as error:
+        if "integer overflow" not in str(error):
+            raise
+        return [("", f"the sums leave 64 bits: {error}")]  # amounts that no guarded write lets in
+
+
+def _unreadable(entry: Partition, problem: str) -> _Audited:
+    return _Audited([Violation(entry.week.name, "the file can be read", str(entry.path), problem)], None)
+
+
+def _is_interrupt(error: Exception) -> bool:
+    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT

@@ -31,14 +31,19 @@ FROM (
 WHERE version <> previous + 1
 """,
     "each user has one opening, and it comes first": """
-SELECT users.id, coalesce(first.ref_type, 'no entry') || ' at version ' || coalesce(first.version, 0)
+SELECT users.id, coalesce(openings, 0) || ' openings, the first entry is ' || coalesce(
+    (SELECT ref_type FROM {this}.ledger_entries WHERE user_id = users.id ORDER BY version LIMIT 1), 'not there'
+)
 FROM {this}.users AS users
 LEFT JOIN (
-    SELECT user_id, ref_type, min(version) AS version
+    SELECT user_id, min(version) AS first,
+        count(*) FILTER (WHERE ref_type IN ('opening', 'carry_forward')) AS openings,
+        min(version) FILTER (WHERE (ref_type = 'opening' AND version = 1 OR ref_type = 'carry_forward')
+            AND ref_id = user_id) AS opened
     FROM {this}.ledger_entries
     GROUP BY user_id
-) AS first ON first.user_id = users.id
-WHERE first.ref_type IS NULL OR first.ref_type NOT IN ('opening', 'carry_forward')
+) ON user_id = users.id
+WHERE openings IS NOT 1 OR opened IS NOT first
 """,
     "the last entry has the user's version": """
 SELECT users.id, 'version ' || users.version || ', last entry ' || coalesce(last, 0)
@@ -70,7 +75,7 @@ FROM {this}.bets AS bets
 LEFT JOIN {this}.ledger_entries AS paid ON paid.ref_type = 'payout' AND paid.ref_id = bets.id
 WHERE bets.status = 'won'
   AND (
-    paid.id IS NULL OR paid.amount <> bets.payout_amount OR paid.user_id <> bets.user_id
+    paid.id IS NULL OR paid.amount IS NOT bets.payout_amount OR paid.user_id <> bets.user_id
     OR bets.payout_amount
         <> bets.amount / 1000000 * bets.reward_ppm + bets.amount % 1000000 * bets.reward_ppm / 1000000
   )
@@ -94,19 +99,48 @@ FROM {this}.ledger_entries AS refund
 LEFT JOIN {this}.bets AS bets ON bets.id = refund.ref_id
 WHERE refund.ref_type = 'refund' AND bets.status IS NOT 'cancelled'
 """,
+    "a transfer has two sides": """
+SELECT one.id, one.ref_type || ' of ' || one.amount || ', the other side ' || coalesce(other.amount, 'is not there')
+FROM {this}.ledger_entries AS one
+LEFT JOIN {this}.ledger_entries AS other
+    ON other.ref_id = one.ref_id
+    AND other.ref_type = CASE one.ref_type WHEN 'transfer_in' THEN 'transfer_out' ELSE 'transfer_in' END
+WHERE one.ref_type IN ('transfer_in', 'transfer_out')
+  AND (other.id IS NULL OR other.amount <> -one.amount OR other.user_id = one.user_id)
+""",
+    "money moves the way its entry says": """
+SELECT id, ref_type || ' of ' || amount
+FROM {this}.ledger_entries
+WHERE (amount < 0) <> (ref_type IN ('withdrawal', 'transfer_out', 'stake'))
+""",
+    "rows lie in their week": """
+SELECT entries.id, 'written at ' || entries.created_at
+FROM {this}.ledger_entries AS entries
+CROSS JOIN {this}.partition_meta AS meta
+WHERE entries.created_at NOT BETWEEN starts_at AND ends_at - 1
+UNION ALL
+SELECT bets.id, 'placed at ' || bets.placed_at
+FROM {this}.bets AS bets
+CROSS JOIN {this}.partition_meta AS meta
+WHERE bets.placed_at >= ends_at OR bets.resolved_at >= ends_at OR bets.resolved_at < bets.placed_at
+    OR (bets.placed_at < starts_at AND predecessor IS NULL)
+""",
+    "the first week carries nothing forward": """
+SELECT entries.id, 'carries forward ' || amount
+FROM {this}.ledger_entries AS entries
+CROSS JOIN {this}.partition_meta AS meta
+WHERE ref_type = 'carry_forward' AND predecessor IS NULL
+""",
     "rows refer to rows that are there": """
-SELECT coalesce("table", '') || ':' || coalesce(rowid, ''), 'refers to a missing row of ' || parent
-FROM (
-    SELECT 'bets' AS "table", bets.id AS rowid, 'users' AS parent
-    FROM {this}.bets AS bets
-    LEFT JOIN {this}.users AS users ON users.id = bets.user_id
-    WHERE users.id IS NULL
-    UNION ALL
-    SELECT 'ledger_entries', entries.id, 'users'
-    FROM {this}.ledger_entries AS entries
-    LEFT JOIN {this}.users AS users ON users.id = entries.user_id
-    WHERE users.id IS NULL
-)
+SELECT bets.id, 'a bet of user ' || user_id || ', who is not there'
+FROM {this}.bets AS bets
+LEFT JOIN {this}.users AS users ON users.id = bets.user_id
+WHERE users.id IS NULL
+UNION ALL
+SELECT entries.id, 'an entry of user ' || user_id || ', who is not there'
+FROM {this}.ledger_entries AS entries
+LEFT JOIN {this}.users AS users ON users.id = entries.user_id
+WHERE users.id IS NULL
 """,
 }
 """What has to hold inside one file."""
@@ -119,6 +153,12 @@ FROM {before}.users AS was
 LEFT JOIN {this}.ledger_entries AS opening ON opening.ref_type = 'carry_forward' AND opening.ref_id = was.id
 WHERE opening.id IS NULL OR opening.amount <> was.balance OR opening.version <> was.version
     OR opening.user_id <> was.id
+""",
+    "a user goes on in the next week": """
+SELECT was.id, coalesce('wallet ' || was.wallet_address || ' became ' || now.wallet_address, 'is gone')
+FROM {before}.users AS was
+LEFT JOIN {this}.users AS now ON now.id = was.id
+WHERE now.id IS NULL OR now.wallet_address <> was.wallet_address OR now.created_at <> was.created_at
 """,
     "what is carried forward was there": """
 SELECT opening.id, 'carries forward ' || opening.ref_id || ', who was not there'
@@ -143,33 +183,37 @@ JOIN {this}.partition_meta AS meta ON now.placed_at < meta.starts_at
 LEFT JOIN {before}.bets AS was ON was.id = now.id
 WHERE was.id IS NULL OR was.status NOT IN ('pending', 'confirmed')
 """,
+    "what happened once is in one week": """
+SELECT now.id, now.ref_type || ' of ' || now.ref_id || ', booked the week before as ' || was.id
+FROM {this}.ledger_entries AS now
+JOIN {before}.ledger_entries AS was ON was.ref_id = now.ref_id AND was.ref_type = now.ref_type
+WHERE now.ref_type <> 'carry_forward'
+UNION ALL
+SELECT now.id, 'a bet placed in this week, and in the one before'
+FROM {this}.bets AS now
+JOIN {this}.partition_meta AS meta ON now.placed_at >= meta.starts_at
+JOIN {before}.bets AS was ON was.id = now.id
+""",
 }
 """What has to hold between a file and the one before it."""
 
-COUNTS = """
-SELECT
-    (SELECT count(*) FROM {this}.users) AS users,
-    (SELECT coalesce(sum(balance), 0) FROM {this}.users) AS closing,
-    entries, carried, opened, deposited, withdrawn, transferred_in, transferred_out,
-    bets, staked, paid, refunded
-FROM (
-    SELECT
-        count(*) FILTER (WHERE ref_type <> 'carry_forward') AS entries,
-        coalesce(sum(amount) FILTER (WHERE ref_type = 'carry_forward'), 0) AS carried,
-        coalesce(sum(amount) FILTER (WHERE ref_type = 'opening'), 0) AS opened,
-        coalesce(sum(amount) FILTER (WHERE ref_type = 'deposit'), 0) AS deposited,
-        coalesce(-sum(amount) FILTER (WHERE ref_type = 'withdrawal'), 0) AS withdrawn,
-        coalesce(sum(amount) FILTER (WHERE ref_type = 'transfer_in'), 0) AS transferred_in,
-        coalesce(-sum(amount) FILTER (WHERE ref_type = 'transfer_out'), 0) AS transferred_out
-    FROM {this}.ledger_entries
-)
-CROSS JOIN (
-    SELECT
-        count(*) FILTER (WHERE placed_at >= starts_at) AS bets,
-        coalesce(sum(amount) FILTER (WHERE placed_at >= starts_at AND status <> 'insufficient_funds'), 0) AS staked,
-        coalesce(sum(payout_amount), 0) AS paid,
-        coalesce(sum(amount) FILTER (WHERE status = 'cancelled'), 0) AS refunded
-    FROM {this}.bets
-    CROSS JOIN {this}.partition_meta
-)
+# Sums in two halves of 32 bits: SQLite's sum() refuses to go beyond 64, and many users may own more than that.
+ENTRY_SUMS = """
+SELECT ref_type, count(*), sum(amount >> 32), sum(amount & 4294967295)
+FROM {this}.ledger_entries
+GROUP BY ref_type
+"""
+
+BET_SUMS = """
+SELECT status, placed_at >= starts_at, count(*),
+    sum(amount >> 32), sum(amount & 4294967295),
+    coalesce(sum(payout_amount >> 32), 0), coalesce(sum(payout_amount & 4294967295), 0)
+FROM {this}.bets
+CROSS JOIN {this}.partition_meta
+GROUP BY 1, 2
+"""
+
+USER_SUMS = """
+SELECT count(*), coalesce(sum(balance >> 32), 0), coalesce(sum(balance & 4294967295), 0)
+FROM {this}.users
 """

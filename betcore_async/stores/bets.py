@@ -7,7 +7,16 @@ from betcore_async.errors import BetNotFoundError, InsufficientFundsError
 from betcore_async.ids import parse_id
 from betcore_async.models import Bet, BetStatus, reward_ppm
 from betcore_async.partitions import BetPage, Cursor
-from betcore_async.stores.commands import CancelBet, CellSettlement, ConfirmBet, PlaceBet, SettleBet, SettleChunk
+from betcore_async.stores.commands import (
+    CancelBet,
+    CellSettlement,
+    ConfirmBet,
+    PlaceBet,
+    SettleBet,
+    SettleChunk,
+    check_name,
+    check_verdict,
+)
 from betcore_async.stores.engine import LedgerEngine
 
 CHUNK = 10_000
@@ -39,7 +48,8 @@ class BetStore:
         same `id` it returns the first outcome; other terms raise IdempotencyConflictError. Raises UserNotFoundError,
         ModelError.
         """
-        command = PlaceBet(id or self._engine.new_id(), user_id, cell_id, amount, reward_ppm(reward_rate))
+        identifier = self._engine.new_id() if id is None else id
+        command = PlaceBet(identifier, user_id, cell_id, amount, reward_ppm(reward_rate))
         bet = await self._engine.execute(command)
         if require_funds and bet.status is BetStatus.INSUFFICIENT_FUNDS:
             raise InsufficientFundsError(
@@ -56,27 +66,29 @@ class BetStore:
 
     async def confirm(self, bet_id: str) -> Bet:
         """Mark a pending bet as confirmed. Raises BetNotFoundError, InvalidTransitionError."""
-        return await self._engine.execute(ConfirmBet(parse_id(bet_id, "bet_id")))
+        return await self._engine.execute(ConfirmBet(bet_id))
 
     async def settle(self, bet_id: str, won: bool) -> Bet:  # noqa: FBT001 - public name
         """Decide an open bet, and pay it out if it is won; repeated, it changes nothing.
 
         Raises BetNotFoundError, and InvalidTransitionError for a bet that was decided otherwise.
         """
-        return await self._engine.execute(SettleBet(parse_id(bet_id, "bet_id"), bool(won)))
+        return await self._engine.execute(SettleBet(bet_id, won))
 
     async def settle_cell(self, cell_id: str, won: bool) -> CellSettlement:  # noqa: FBT001 - public name
         """Decide all open bets of a cell, in chunks of 10,000; cut off anywhere and repeated, it ends the same."""
+        check_name(cell_id, "cell_id")
+        check_verdict(won)
         bets = paid = 0
         after = ""
         while (upto := await self._engine.chunk_end(cell_id, after, CHUNK)) is not None:
-            settled = await self._engine.execute(SettleChunk(cell_id, bool(won), after, upto))
+            settled = await self._engine.execute(SettleChunk(cell_id, won, after, upto))
             bets, paid, after = bets + settled.bets, paid + settled.payout, upto
         return CellSettlement(bets, paid)
 
     async def cancel(self, bet_id: str) -> Bet:
         """Call an open bet off and refund its stake. Raises BetNotFoundError, InvalidTransitionError."""
-        return await self._engine.execute(CancelBet(parse_id(bet_id, "bet_id")))
+        return await self._engine.execute(CancelBet(bet_id))
 
     async def history(
         self,
@@ -92,7 +104,7 @@ class BetStore:
     ) -> BetPage:
         """Return one page of a user's bets over all weeks; `next_cursor` leads to the next one."""
         return await self._engine.history(
-            user_id,
+            check_name(user_id, "user_id"),
             start,
             end,
             status=status,

@@ -42,6 +42,7 @@ class Deposit(Command[LedgerEntry]):
 
     def __post_init__(self) -> None:
         parse_id(self.id)
+        check_name(self.user_id, "user_id")
         check_money(self.amount)
 
 
@@ -53,6 +54,7 @@ class Withdraw(Command[LedgerEntry]):
 
     def __post_init__(self) -> None:
         parse_id(self.id)
+        check_name(self.user_id, "user_id")
         check_money(self.amount)
 
 
@@ -65,6 +67,8 @@ class Transfer(Command[LedgerEntry]):
 
     def __post_init__(self) -> None:
         parse_id(self.id)
+        check_name(self.from_user_id, "from_user_id")
+        check_name(self.to_user_id, "to_user_id")
         check_money(self.amount)
         if self.from_user_id == self.to_user_id:
             raise ModelError("a transfer needs two different users", field="to_user_id")
@@ -80,6 +84,7 @@ class PlaceBet(Command[Bet]):
 
     def __post_init__(self) -> None:
         parse_id(self.id)
+        check_name(self.user_id, "user_id")
         check_name(self.cell_id, "cell_id")
         check_money(self.amount)
         if payout(self.amount, self.reward_ppm) > MAX_MONEY:
@@ -90,16 +95,26 @@ class PlaceBet(Command[Bet]):
 class ConfirmBet(Command[Bet]):
     bet_id: str
 
+    def __post_init__(self) -> None:
+        parse_id(self.bet_id, "bet_id")
+
 
 @dataclass(frozen=True, slots=True)
 class SettleBet(Command[Bet]):
     bet_id: str
     won: bool
 
+    def __post_init__(self) -> None:
+        parse_id(self.bet_id, "bet_id")
+        check_verdict(self.won)
+
 
 @dataclass(frozen=True, slots=True)
 class CancelBet(Command[Bet]):
     bet_id: str
+
+    def __post_init__(self) -> None:
+        parse_id(self.bet_id, "bet_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +134,29 @@ class SettleChunk(Command[CellSettlement]):
     after: str
     upto: str
 
+    def __post_init__(self) -> None:
+        check_name(self.cell_id, "cell_id")
+        check_verdict(self.won)
+
 
 def check_name(value: str, field: str) -> str:
-    """Return `value` if it is a text of 1 to 256 characters, else raise ModelError naming `field`."""
+    """Return `value` if it is a text of 1 to 256 characters, else raise ModelError naming `field`.
+
+    NUL and lone surrogates are refused: the one ends a text for SQLite's functions, the others cannot be stored.
+    """
     if not isinstance(value, str) or not 1 <= len(value) <= NAME_LENGTH:
         raise ModelError(f"{field} must be a text of 1 to {NAME_LENGTH} characters", field=field)
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ModelError(f"{field} holds half a character: {value!r}", field=field) from None
+    if "\0" in value:
+        raise ModelError(f"{field} must not hold a NUL character: {value!r}", field=field)
     return value
+
+
+def check_verdict(won: bool) -> None:  # noqa: FBT001 - the value under check
+    """Raise ModelError unless `won` is True or False: taken for its truth, the text "lost" would pay out."""
+    if won is not True and won is not False:
+        raise ModelError(f"won must be True or False; got {won!r}", field="won")

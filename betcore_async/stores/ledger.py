@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 
 from betcore_async.clock import EPOCH
-from betcore_async.errors import UserNotFoundError
+from betcore_async.errors import ModelError, UserNotFoundError
 from betcore_async.models import LedgerEntry
 from betcore_async.partitions import Week
 from betcore_async.stores.audit_report import AuditReport
 from betcore_async.stores.bets import FAR_FUTURE
+from betcore_async.stores.commands import check_name
 from betcore_async.stores.engine import LedgerEngine
 
 
@@ -28,11 +29,14 @@ class LedgerStore:
         newest_first: bool = True,
     ) -> list[LedgerEntry]:
         """Return a user's entries in [start, end), over all weeks."""
+        check_name(user_id, "user_id")
+        if limit is not None and limit < 1:
+            raise ModelError(f"limit must be at least 1; got {limit}", field="limit")
         return await self._engine.entries(user_id, start, end, limit=limit, newest_first=newest_first)
 
     async def balance(self, user_id: str) -> int:
         """Return a user's balance in minor units. Raises UserNotFoundError."""
-        user = await self._engine.user(user_id)
+        user = await self._engine.user(check_name(user_id, "user_id"))
         if user is None:
             raise UserNotFoundError(f"there is no user {user_id!r}", user_id=user_id)
         return user.balance

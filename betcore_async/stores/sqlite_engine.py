@@ -7,11 +7,11 @@ from functools import partial
 from typing import Any, TypeVar
 
 from betcore_async.clock import Clock, system_clock
-from betcore_async.errors import BetNotFoundError, InvalidTransitionError
+from betcore_async.errors import BetNotFoundError, ModelError
 from betcore_async.ids import IdGenerator, born_at
 from betcore_async.models import Bet, BetStatus, LedgerEntry, User
 from betcore_async.partitions import BetPage, Cursor, PartitionManager, Week
-from betcore_async.stores import audit, sqlite_commands, sqlite_reads
+from betcore_async.stores import audit, sqlite_cells, sqlite_commands, sqlite_reads
 from betcore_async.stores.audit_report import AuditReport
 from betcore_async.stores.commands import (
     CancelBet,
@@ -26,29 +26,24 @@ from betcore_async.stores.commands import (
     Withdraw,
 )
 from betcore_async.stores.sqlite_commands import Books
+from betcore_async.stores.sqlite_outcomes import replayed
 
 R = TypeVar("R")
 
 _HANDLERS: dict[type[Command[Any]], Callable[[Books, Any], Any]] = {
     CreateUser: sqlite_commands.create_user,
-    Deposit: sqlite_commands.deposit,
-    Withdraw: sqlite_commands.withdraw,
-    Transfer: sqlite_commands.transfer,
+    Deposit: sqlite_commands.move_money,
+    Withdraw: sqlite_commands.move_money,
+    Transfer: sqlite_commands.move_money,
     PlaceBet: sqlite_commands.place_bet,
     ConfirmBet: sqlite_commands.confirm_bet,
     SettleBet: sqlite_commands.settle_bet,
-    SettleChunk: sqlite_commands.settle_chunk,
+    SettleChunk: sqlite_cells.settle_chunk,
     CancelBet: sqlite_commands.cancel_bet,
 }
 
-_MONEY_KINDS: dict[type[Command[Any]], str] = {
-    Deposit: "deposit",
-    Withdraw: "withdrawal",
-    Transfer: "transfer_out",
-}
-
 CLOCK_SKEW = timedelta(days=7)
-"""How much earlier than its id says a command may have been executed: one week, since a row lies in its own week."""
+"""How far a caller's clock may be ahead of ours: an id lies in the week it was used in, or at most that much later."""
 
 
 class SQLiteLedger:
@@ -56,7 +51,9 @@ class SQLiteLedger:
 
     def __init__(self, partitions: PartitionManager, clock: Clock = system_clock) -> None:
         self._partitions = partitions
+        self._clock = clock
         self.new_id = IdGenerator(clock)
+        self._newest_before: dict[Week, str] = {}
 
     async def execute(self, command: Command[R]) -> R:
         handler = _HANDLERS[type(command)]
@@ -65,32 +62,44 @@ class SQLiteLedger:
             result: R = handler(Books(raw, now, self.new_id), command)
             return result
 
+        identifier: str | None = getattr(command, "id", None)
+        replay = None if identifier is None else partial(self._earlier, command, identifier)
         try:
-            answer: R = await self._partitions.write(body, replay=partial(self._earlier, command))
+            answer: R = await self._partitions.write(body, replay=replay)
         except BetNotFoundError as error:
             answer = await self._decided_before(command, error)
         return answer
 
-    async def _earlier(self, command: Command[Any], live: Week) -> Any:
-        """Look in earlier weeks for the first outcome of a command whose id is older than the live week."""
-        identifier = getattr(command, "id", None)
-        if identifier is None or isinstance(command, CreateUser) or born_at(identifier) >= live.start:
+    async def _earlier(self, command: Command[Any], identifier: str, live: Week) -> Any:
+        """Answer a command whose id was used in a week before the live one; None when it was not.
+
+        What its time says is not enough: around midnight on Sunday, and until somebody rotates, the old week takes
+        commands whose ids were born in the new one.
+        """
+        born = born_at(identifier)
+        if born >= live.start and identifier > await self._newest_id_before(live):
+            if born > max(self._clock(), live.start) + CLOCK_SKEW:
+                raise ModelError(f"the id {identifier} lies in the future: its time is {born}", field="id")
             return None
-        oldest = Week.of(born_at(identifier) - CLOCK_SKEW)
-        if isinstance(command, PlaceBet):
-            known = await self._partitions.scan(partial(sqlite_reads.find_bet, bet_id=identifier, oldest=oldest))
-            return None if known is None else sqlite_commands.replayed_bet(known, command)
-        assert isinstance(command, Deposit | Withdraw | Transfer)  # noqa: S101 - the only others with an id
-        kind = _MONEY_KINDS[type(command)]
-        row = await self._partitions.scan(
-            partial(sqlite_reads.find_entry, ref_type=kind, ref_id=identifier, oldest=oldest)
+        oldest = Week.of(born - CLOCK_SKEW)
+        first = await self._partitions.scan(
+            partial(sqlite_reads.find_outcome, identifier=identifier, oldest=oldest, live=live)
         )
-        return sqlite_commands.replayed(command, row)
+        if first is None:
+            return None
+        return replayed(command, first, await self.user(identifier) if isinstance(command, CreateUser) else None)
+
+    async def _newest_id_before(self, live: Week) -> str:
+        """Return the greatest id that any week before the live one used. They are sealed: asked once for each week."""
+        if live not in self._newest_before:
+            newest = await self._partitions.scan(partial(sqlite_reads.newest_id_before, live=live))
+            self._newest_before = {live: newest}
+        return self._newest_before[live]
 
     async def _decided_before(self, command: Command[Any], error: BetNotFoundError) -> Any:
         """Answer for a bet that is not in the live week: it was decided in an earlier one, or never placed."""
         bet = await self.bet(error.bet_id)
-        if bet is None:
+        if bet is None or bet.is_open:  # open: it was placed after the command had looked
             raise error
         match command:
             case SettleBet(won=won):
@@ -99,11 +108,7 @@ class SQLiteLedger:
                 wanted = BetStatus.CANCELLED
             case _:
                 wanted = BetStatus.CONFIRMED
-        if bet.status is wanted:
-            return bet
-        raise InvalidTransitionError(
-            f"bet {bet.id} is {bet.status} and cannot become {wanted}", bet_id=bet.id, status=bet.status, wanted=wanted
-        ) from error
+        return sqlite_commands.settled_as(bet, wanted)
 
     async def user(self, user_id: str) -> User | None:
         return await self._partitions.read(partial(sqlite_reads.user_by, "id", user_id))

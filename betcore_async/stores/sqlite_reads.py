@@ -1,18 +1,19 @@
 """Questions to weekly files that the stores ask. Synchronous; on a reader's or a scanner's thread."""
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
+from betcore_async.errors import PartitionMissingError
 from betcore_async.models import Bet, LedgerEntry, User
 from betcore_async.partitions.catalog import Partition
 from betcore_async.partitions.meta import PartitionState
-from betcore_async.partitions.plan import plan
+from betcore_async.partitions.plan import known_missing, plan
 from betcore_async.partitions.scanner import Scanner
 from betcore_async.partitions.week import Week
 from betcore_async.stores.rows import ENTRY_COLUMNS, entries_from_rows
+from betcore_async.stores.sqlite_outcomes import Outcome, newest_id, outcome_of
 
 Catalog = Mapping[Week, Partition]
 
@@ -67,26 +68,44 @@ def chunk_end(cell_id: str, after: str, size: int, raw: sqlite3.Connection) -> s
 
 def find_bet(scanner: Scanner, catalog: Catalog, *, bet_id: str, oldest: Week) -> Bet | None:
     """Return a bet from the newest file that has it: there is its latest outcome."""
-    sql = f"SELECT {Bet.COLUMNS} FROM {{schema}}.bets WHERE id = ?"
-    row = _first(scanner, catalog, oldest, sql, (bet_id,))
-    return None if row is None else Bet.from_rows([row])[0]
-
-
-def find_entry(scanner: Scanner, catalog: Catalog, *, ref_type: str, ref_id: str, oldest: Week) -> Any:
-    """Return the ledger row of a reference, from whichever week has it."""
-    sql = f"SELECT {ENTRY_COLUMNS} FROM {{schema}}.ledger_entries WHERE ref_type = ? AND ref_id = ?"
-    return _first(scanner, catalog, oldest, sql, (ref_type, ref_id))
-
-
-def _first(scanner: Scanner, catalog: Catalog, oldest: Week, sql: str, parameters: tuple[str, ...]) -> Any:
-    for entry in sorted(catalog.values(), key=lambda entry: entry.week, reverse=True):
-        if entry.week < oldest or entry.state is PartitionState.DAMAGED:
-            continue
-        schema = scanner.attach(entry.week, entry.path)
-        row = scanner.link.raw.execute(sql.format(schema=schema), parameters).fetchone()
+    for schema in _newest_first(scanner, catalog, oldest):
+        sql = f"SELECT {Bet.COLUMNS} FROM {schema}.bets WHERE id = ?"
+        row = scanner.link.raw.execute(sql, (bet_id,)).fetchone()
         if row is not None:
-            return row
+            return Bet.from_rows([row])[0]
     return None
+
+
+def find_outcome(scanner: Scanner, catalog: Catalog, *, identifier: str, oldest: Week, live: Week) -> Outcome | None:
+    """Return what an id was used for up to the live week, where it was decided last."""
+    for schema in _newest_first(scanner, catalog, min(oldest, live)):
+        outcome = outcome_of(scanner.link.raw, identifier, schema)
+        if outcome is not None:
+            return outcome
+    return None
+
+
+def newest_id_before(scanner: Scanner, catalog: Catalog, *, live: Week) -> str:
+    """Return the greatest id that the files before the live week used, as far as they are here; empty for none."""
+    earlier = [entry for entry in catalog.values() if entry.week < live and entry.state is not PartitionState.DAMAGED]
+    raw = scanner.link.raw
+    return max((newest_id(raw, scanner.attach(entry.week, entry.path)) for entry in earlier), default="")
+
+
+def _newest_first(scanner: Scanner, catalog: Catalog, oldest: Week) -> Iterator[str]:
+    """Attach one file after the other, back to `oldest`.
+
+    Raises PartitionMissingError at the first that cannot be read: what it holds is unknown, and may matter.
+    """
+    missing = set(known_missing(catalog))
+    for week in sorted({*catalog, *missing}, reverse=True):
+        if week < oldest:
+            return
+        if week in missing:
+            raise PartitionMissingError(
+                f"{week} may hold what is asked for, and its file cannot be read; bring it back", weeks=(week,)
+            )
+        yield scanner.attach(week, catalog[week].path)
 
 
 def entries(scanner: Scanner, catalog: Catalog, *, query: EntryQuery) -> list[LedgerEntry]:

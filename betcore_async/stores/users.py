@@ -2,7 +2,7 @@
 
 from betcore_async.errors import UserNotFoundError
 from betcore_async.models import LedgerEntry, User
-from betcore_async.stores.commands import CreateUser, Deposit, Transfer, Withdraw
+from betcore_async.stores.commands import CreateUser, Deposit, Transfer, Withdraw, check_name
 from betcore_async.stores.engine import LedgerEngine
 
 
@@ -14,29 +14,31 @@ class UserStore:
 
     async def create(self, wallet_address: str, opening_balance: int = 0, *, id: str | None = None) -> User:  # noqa: A002 - public name
         """Open an account. Raises UserExistsError for a wallet address that has one."""
-        return await self._engine.execute(CreateUser(id or self._engine.new_id(), wallet_address, opening_balance))
+        return await self._engine.execute(
+            CreateUser(self._engine.new_id() if id is None else id, wallet_address, opening_balance)
+        )
 
     async def get(self, user_id: str) -> User:
         """Return a user as of now. Raises UserNotFoundError."""
-        user = await self._engine.user(user_id)
+        user = await self._engine.user(check_name(user_id, "user_id"))
         if user is None:
             raise UserNotFoundError(f"there is no user {user_id!r}", user_id=user_id)
         return user
 
     async def by_wallet(self, wallet_address: str) -> User:
         """Return the user of a wallet address. Raises UserNotFoundError."""
-        user = await self._engine.user_by_wallet(wallet_address)
+        user = await self._engine.user_by_wallet(check_name(wallet_address, "wallet_address"))
         if user is None:
             raise UserNotFoundError(f"there is no user with wallet {wallet_address!r}", wallet_address=wallet_address)
         return user
 
     async def deposit(self, user_id: str, amount: int, *, id: str | None = None) -> LedgerEntry:  # noqa: A002 - public name
         """Add money from outside and return its ledger entry."""
-        return await self._engine.execute(Deposit(id or self._engine.new_id(), user_id, amount))
+        return await self._engine.execute(Deposit(self._engine.new_id() if id is None else id, user_id, amount))
 
     async def withdraw(self, user_id: str, amount: int, *, id: str | None = None) -> LedgerEntry:  # noqa: A002 - public name
         """Pay money out and return its ledger entry. Raises InsufficientFundsError."""
-        return await self._engine.execute(Withdraw(id or self._engine.new_id(), user_id, amount))
+        return await self._engine.execute(Withdraw(self._engine.new_id() if id is None else id, user_id, amount))
 
     async def transfer(
         self,
@@ -47,4 +49,6 @@ class UserStore:
         id: str | None = None,  # noqa: A002 - public name
     ) -> LedgerEntry:
         """Move money between two users at once and return the payer's entry. Raises InsufficientFundsError."""
-        return await self._engine.execute(Transfer(id or self._engine.new_id(), from_user_id, to_user_id, amount))
+        return await self._engine.execute(
+            Transfer(self._engine.new_id() if id is None else id, from_user_id, to_user_id, amount)
+        )
