@@ -369,20 +369,22 @@ async def test_an_id_that_is_no_uuid7_is_refused(books, identifier):
     assert caught.value.field == "id"
 
 
-async def test_a_repeat_is_not_taken_for_new_while_the_week_that_knows_is_away(books):
-    user = await books.users.create("0xabc", 500)
-    identifier = books.engine.new_id()
-    await books.users.deposit(user.id, 10, id=identifier)
-    week = books.partitions.current_week
-    await books.next_week()
-    path = (await books.partitions.partitions())[0].path
-    await books.partitions.detach_partition(week)
-    with pytest.raises(PartitionMissingError) as caught:
-        await books.users.deposit(user.id, 10, id=identifier)
-    assert caught.value.weeks == (week,)
-    await books.users.deposit(user.id, 10)  # fresh ids need no old week
-    await books.partitions.attach_partition(week, path)
-    assert (await books.users.deposit(user.id, 10, id=identifier)).balance_after == 510
+async def test_a_repeat_is_not_taken_for_new_while_the_week_that_knows_is_away(tmp_path):
+    clock = ManualClock(NOON)
+    async with open_books(tmp_path, clock) as books:
+        user = await books.users.create("0xabc", 500)
+        identifier = books.engine.new_id()
+        first = await books.users.deposit(user.id, 10, id=identifier)
+        week = books.partitions.current_week
+        await books.next_week()
+        await books.partitions.detach_partition(week)
+        with pytest.raises(PartitionMissingError) as caught:
+            await books.users.deposit(user.id, 10, id=identifier)
+        assert caught.value.weeks == (week,)
+        await books.users.deposit(user.id, 5)  # fresh ids need no old week
+    async with open_books(tmp_path, clock) as books:  # the week is back
+        assert await books.users.deposit(user.id, 10, id=identifier) == first
+        assert await books.ledger.balance(user.id) == 515
 
 
 # Time
