@@ -72,6 +72,7 @@ class Link:
         """Set once something was raised after which the connection cannot be trusted."""
         self._lock = threading.Lock()
         self._running: Cancellable | None = None
+        self._calmed = False  # nothing may be interrupted any more
         self._closing: asyncio.Task[None] | None = None
 
     @property
@@ -151,12 +152,25 @@ class Link:
         await finish(self._closing)
 
     async def _close(self) -> None:
+        if self.alive:
+            self.post(self._calm)
         closing = asyncio.ensure_future(self.connection.close())
         while not closing.done():
-            with contextlib.suppress(sqlite3.ProgrammingError):  # closed already
-                self.raw.interrupt()
+            with self._lock, contextlib.suppress(sqlite3.ProgrammingError):  # closed already
+                if not self._calmed:
+                    self.raw.interrupt()
             await asyncio.wait([closing], timeout=INTERRUPT_AGAIN_AFTER)
         closing.result()
+
+    def _calm(self) -> None:
+        """On the thread, before it closes: a pending interrupt or an open cursor would leave the WAL behind."""
+        with self._lock:
+            self._calmed = True
+        with contextlib.suppress(sqlite3.Error):
+            if isinstance(self.raw, RawConnection):
+                self.raw.held = False
+                self.raw.close_cursors()
+            self.raw.execute("SELECT 1").close()
 
 
 def _settle(hop: Hop, value: object, error: BaseException | None) -> None:
@@ -236,7 +250,12 @@ async def _start(connector: Callable[[], sqlite3.Connection]) -> Link:
 
     connection = aiosqlite.Connection(connect_and_keep, iter_chunk_size=64)
     connection._thread.daemon = True  # noqa: SLF001 - a forgotten connection must not keep the process alive
-    await connection
+    try:
+        await connection
+    finally:
+        if not opened:
+            while connection._thread.is_alive():  # noqa: SLF001, ASYNC110 - else it would report to a loop that is gone
+                await asyncio.sleep(0.001)
     return Link(connection, opened[0])
 
 
