@@ -10,6 +10,8 @@ import typer
 if TYPE_CHECKING:
     from betcore_async.config import Settings
 
+_PIPE_WIDTH = 400  # characters; a line for people may be cut by their pager, one for grep must be whole
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
@@ -34,9 +36,13 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title:
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row))
     console = Console(markup=False, highlight=False)
-    if not console.is_terminal:
-        console.width = 240
-    console.print(table)
+    if console.is_terminal:
+        console.print(table)
+        return
+    console.width = _PIPE_WIDTH
+    with console.capture() as text:
+        console.print(table)
+    print("\n".join(line.rstrip() for line in text.get().strip("\n").splitlines()))
 
 
 @contextmanager
