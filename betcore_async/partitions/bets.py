@@ -5,13 +5,13 @@ the week's end goes on in the files after it: there is the truth about its outco
 completed from the newest file that has a copy.
 """
 
-import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 
 from betcore_async.models import OPEN_STATUSES, Bet, BetStatus
 from betcore_async.partitions.catalog import Partition
-from betcore_async.partitions.plan import Span, holders
+from betcore_async.partitions.plan import Catalog, Span, holders, known_missing, missing_error, plan
 from betcore_async.partitions.scanner import Scanner
 from betcore_async.partitions.week import Week
 
@@ -35,8 +35,12 @@ LIMIT :limit
 
 _BY_ID = "SELECT {columns} FROM {schema}.bets WHERE id IN ({marks})"
 
+# Sums of amounts near 2^63 would overflow: their upper and lower halves are added up apart.
 _TOTALS = """
-SELECT count(*), coalesce(sum(amount), 0), coalesce(sum(payout_amount), 0)
+SELECT
+    count(*),
+    coalesce(sum(amount >> 32), 0), coalesce(sum(amount & 4294967295), 0),
+    coalesce(sum(payout_amount >> 32), 0), coalesce(sum(payout_amount & 4294967295), 0)
 FROM {schema}.bets
 WHERE placed_at >= :start AND placed_at < :end
   AND (:user_id IS NULL OR user_id = :user_id)
@@ -83,107 +87,130 @@ class BetTotals:
     count: int
     amount: int
     payout: int
+    missing_weeks: tuple[Week, ...] = ()
+    """Weeks that could not be read (only with `allow_partial=True`)."""
 
 
-def page(
-    scanner: Scanner, partitions: Mapping[Week, Partition], spans: Sequence[Span], query: BetQuery
-) -> list[Record]:
+@dataclass(slots=True)
+class Weeks:
+    """The weekly files from which one question is answered."""
+
+    scanner: Scanner
+    catalog: Catalog
+    allow_partial: bool
+    missing: set[Week] = field(default_factory=set)
+    """What was done without."""
+
+    def spans(self, start: datetime, end: datetime) -> tuple[Span, ...]:
+        """Return what [start, end) reaches, oldest first. Raises PartitionMissingError unless `allow_partial`."""
+        reach = plan(self.catalog, start, end, allow_partial=self.allow_partial)
+        self.missing.update(reach.missing)
+        return reach.spans
+
+    def after(self, home: Week) -> Iterator[Partition]:
+        """Yield the files after a week, oldest first. Raises at the first gap between them unless `allow_partial`."""
+        gaps = [week for week in known_missing(self.catalog) if week > home]
+        for holder in holders(self.catalog, home):
+            before = [week for week in gaps if week < holder.week]
+            if before and not self.allow_partial:
+                raise missing_error(self.catalog, tuple(before))
+            self.missing.update(before)
+            yield holder
+
+    def attach(self, partition: Partition) -> str:
+        return self.scanner.attach(partition.week, partition.path)
+
+
+def page(weeks: Weeks, spans: Sequence[Span], query: BetQuery) -> list[Record]:
     """Return the bets a query asks for, in its order; stops reading as soon as its limit is reached."""
     found: list[Record] = []
     for span in reversed(spans) if query.newest_first else spans:
-        for record in _of_week(scanner, partitions, span, query):
+        for record in _of_week(weeks, span, query):
             found.append(record)
             if query.limit is not None and len(found) >= query.limit:
                 return found
     return found
 
 
-def _of_week(scanner: Scanner, partitions: Mapping[Week, Partition], span: Span, query: BetQuery) -> Iterator[Record]:
-    cursor, chunk = query.cursor, min(query.limit or _SCAN_CHUNK, _SCAN_CHUNK)
+def _of_week(weeks: Weeks, span: Span, query: BetQuery) -> Iterator[Record]:
+    start, end, cursor = span.start, span.end, query.cursor
     carried = span.partition.successor is not None
-    sql = _PAGE.format(
-        columns=Bet.COLUMNS,
-        schema=scanner.attach(span.partition.week, span.partition.path),
-        beyond="<" if query.newest_first else ">",
-        order="DESC" if query.newest_first else "ASC",
-        or_open="OR status IN ('pending', 'confirmed')" if carried else "",
-    )
+    chunk = _SCAN_CHUNK if query.status is not None else min(query.limit or _SCAN_CHUNK, _SCAN_CHUNK)
     while True:
-        records = scanner.link.raw.execute(
-            sql,
-            {
-                "user_id": query.user_id,
-                "start": span.start,
-                "end": span.end,
-                "after_at": cursor and cursor.placed_at,
-                "after_id": cursor and cursor.id,
-                "status": query.status,
-                "limit": chunk,
-            },
-        ).fetchall()
-        completed = complete(scanner, partitions, span.partition, records)
+        if cursor is not None:  # as a bound of the range it lets the index find the place
+            start, end = (
+                (start, min(end, cursor.placed_at + 1)) if query.newest_first else (max(start, cursor.placed_at), end)
+            )
+        if start >= end:
+            return
+        # Attached for each chunk: completing the one before may have pushed the week out.
+        sql = _PAGE.format(
+            columns=Bet.COLUMNS,
+            schema=weeks.attach(span.partition),
+            beyond="<" if query.newest_first else ">",
+            order="DESC" if query.newest_first else "ASC",
+            or_open="OR status IN ('pending', 'confirmed')" if carried else "",
+        )
+        values = {
+            "user_id": query.user_id,
+            "start": start,
+            "end": end,
+            "after_at": cursor and cursor.placed_at,
+            "after_id": cursor and cursor.id,
+            "status": query.status,
+            "limit": chunk,
+        }
+        records = weeks.scanner.link.raw.execute(sql, values).fetchall()
+        completed = complete(weeks, span.partition, records)
         yield from (record for record in completed if query.status is None or record[_STATUS] == query.status)
         if len(records) < chunk:
             return
         cursor = cursor_after(records[-1])
-        # The week may have been pushed out of the ten attached ones by the look-ups.
-        scanner.attach(span.partition.week, span.partition.path)
 
 
-def complete(
-    scanner: Scanner, partitions: Mapping[Week, Partition], home: Partition, records: Sequence[Record]
-) -> list[Record]:
+def complete(weeks: Weeks, home: Partition, records: Sequence[Record]) -> list[Record]:
     """Return the records with the latest outcome of those that were open when their week was sealed."""
     waiting = {record[_ID] for record in records if record[_STATUS] in OPEN_STATUSES} if home.successor else set()
+    if not waiting:
+        return list(records)
     latest: dict[object, Record] = {}
-    for holder in holders(partitions, home.week):
-        if not waiting:
-            break
-        copies = by_id(scanner, holder, [str(identifier) for identifier in waiting])
+    for holder in weeks.after(home.week):
+        copies = by_id(weeks, holder, [str(identifier) for identifier in waiting])
         latest.update((copy[_ID], copy) for copy in copies)
         # Settled there, or never carried further: either way no later file has anything to add.
         waiting = {copy[_ID] for copy in copies if copy[_STATUS] in OPEN_STATUSES}
+        if not waiting:
+            break
     return [latest.get(record[_ID], record) for record in records]
 
 
-def by_id(scanner: Scanner, partition: Partition, ids: Sequence[str]) -> list[Record]:
+def by_id(weeks: Weeks, partition: Partition, ids: Sequence[str]) -> list[Record]:
     """Return the rows one file has of the bets with these ids."""
-    schema = scanner.attach(partition.week, partition.path)
+    schema = weeks.attach(partition)
     found: list[Record] = []
     for start in range(0, len(ids), _LOOKUP_CHUNK):
         some = ids[start : start + _LOOKUP_CHUNK]
         sql = _BY_ID.format(columns=Bet.COLUMNS, schema=schema, marks=", ".join("?" * len(some)))
-        found += scanner.link.raw.execute(sql, some).fetchall()
+        found += weeks.scanner.link.raw.execute(sql, some).fetchall()
     return found
 
 
-def totals(
-    scanner: Scanner,
-    partitions: Mapping[Week, Partition],
-    spans: Sequence[Span],
-    user_id: str | None,
-    status: BetStatus | None,
-) -> BetTotals:
+def totals(weeks: Weeks, spans: Sequence[Span], user_id: str | None, status: BetStatus | None) -> BetTotals:
     """Return count and sums over the spans, each bet with its latest outcome."""
-    parts = [_totals_of(scanner, partitions, span, user_id, status) for span in spans]
-    return BetTotals(*(sum(column) for column in zip((0, 0, 0), *parts, strict=True)))
+    parts = [_totals_of(weeks, span, user_id, status) for span in spans]
+    count, amount, payout = (sum(column) for column in zip((0, 0, 0), *parts, strict=True))
+    return BetTotals(count, amount, payout, tuple(sorted(weeks.missing)))
 
 
-def _totals_of(
-    scanner: Scanner,
-    partitions: Mapping[Week, Partition],
-    span: Span,
-    user_id: str | None,
-    status: BetStatus | None,
-) -> tuple[int, int, int]:
-    raw: sqlite3.Connection = scanner.link.raw
-    schema = scanner.attach(span.partition.week, span.partition.path)
+def _totals_of(weeks: Weeks, span: Span, user_id: str | None, status: BetStatus | None) -> tuple[int, int, int]:
+    raw, schema = weeks.scanner.link.raw, weeks.attach(span.partition)
     carried = span.partition.successor is not None
     values = {"start": span.start, "end": span.end, "user_id": user_id, "status": status, "has_successor": carried}
-    count, amount, payout = raw.execute(_TOTALS.format(schema=schema), values).fetchone()
+    count, *halves = raw.execute(_TOTALS.format(schema=schema), values).fetchone()
+    amount, payout = ((high << 32) + low for high, low in (halves[:2], halves[2:]))
     if carried:
         ids = [row[0] for row in raw.execute(_LEFT_OPEN.format(schema=schema), values)]
-        left = complete(scanner, partitions, span.partition, by_id(scanner, span.partition, ids))
+        left = complete(weeks, span.partition, by_id(weeks, span.partition, ids))
         chosen = Bet.from_rows(record for record in left if status is None or record[_STATUS] == status)
         count += len(chosen)
         amount += sum(bet.amount for bet in chosen)

@@ -1,16 +1,41 @@
 """What weekly files there are: read from the files themselves, so that it can be rebuilt at any time."""
 
+import os
 import sqlite3
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
-from betcore_async.errors import BetcoreError, NotBetcoreDatabaseError, PartitionDamagedError, SchemaTooNewError
+from betcore_async.errors import (
+    BetcoreError,
+    DatabaseError,
+    NotBetcoreDatabaseError,
+    PartitionDamagedError,
+    SchemaTooNewError,
+)
 from betcore_async.partitions.files import Family, remove
 from betcore_async.partitions.meta import PartitionState, read_meta
 from betcore_async.partitions.week import Week
 from betcore_async.sqlite.connection import open_raw
 from betcore_async.sqlite.migration_history import APPLICATION_ID
-from betcore_async.sqlite.retry import is_busy
+from betcore_async.sqlite.retry import error_code, is_busy
+
+T = TypeVar("T")
+
+_TABLES = """
+SELECT count(*)
+FROM sqlite_schema
+WHERE type = 'table' AND rootpage > 0 AND name IN ('partition_meta', 'users', 'bets', 'ledger_entries')
+"""
+"""Views and virtual tables, which run code of their own when they are read, have no root page."""
+
+_WRITTEN = """
+SELECT
+    EXISTS (SELECT 1 FROM ledger_entries WHERE ref_type <> 'carry_forward')
+    OR EXISTS (SELECT 1 FROM bets, partition_meta WHERE placed_at >= starts_at)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +50,8 @@ class Partition:
     successor: Week | None = None
     problem: str = ""
     """Why it is `damaged`; empty otherwise."""
+    written: bool = False
+    """Whether anything came in since it was born; looked at only where nothing else tells whether it was ever live."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,24 +69,28 @@ class Discovery:
 def inspect(path: Path, week: Week, head: int) -> Partition:
     """Return what the file at `path`, named after `week`, says of itself. A file that makes no sense is `damaged`."""
     try:
-        raw = open_raw(path, readonly=True)
-        try:
-            return _read(raw, path, week, head)
-        except sqlite3.OperationalError as error:
-            if is_busy(error):
-                raise
-        finally:
-            raw.close()
-        # A crash while the file left WAL mode leaves a hot journal behind, which only a writing connection rolls back.
-        raw = open_raw(path, readonly=False)
-        try:
-            return _read(raw, path, week, head)
-        finally:
-            raw.close()
+        if path.is_symlink() or not path.is_file():
+            raise PartitionDamagedError(f"{path} is not a regular file", path=path, reason="not a regular file")
+        return ask(path, lambda raw: _read(raw, path, week, head))
     except (sqlite3.DatabaseError, BetcoreError) as error:
         if is_busy(error):
             raise
         return Partition(week, path, PartitionState.DAMAGED, problem=str(error))
+
+
+def ask(path: Path, question: Callable[[sqlite3.Connection], T]) -> T:
+    """Return `question(connection)`, asked of one file on a read-only connection of its own."""
+    with closing(open_raw(path, readonly=True)) as raw:
+        raw.execute("PRAGMA trusted_schema = OFF")
+        try:
+            return question(raw)
+        except sqlite3.OperationalError as error:
+            if error_code(error) & 0xFF not in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}:
+                raise
+    # A crash while the file left WAL mode leaves a hot journal behind, which only a writing connection rolls back.
+    with closing(open_raw(path, readonly=False)) as raw:
+        raw.execute("PRAGMA trusted_schema = OFF")
+        return question(raw)
 
 
 def _read(raw: sqlite3.Connection, path: Path, week: Week, head: int) -> Partition:
@@ -68,6 +99,8 @@ def _read(raw: sqlite3.Connection, path: Path, week: Week, head: int) -> Partiti
         raise NotBetcoreDatabaseError(f"{path} belongs to something else (application_id {owner:#x})", path=path)
     if version > head:
         raise SchemaTooNewError(f"{path} has schema version {version}, this code knows {head}; upgrade it", path=path)
+    if raw.execute(_TABLES).fetchone() != (4,):
+        raise PartitionDamagedError(f"{path} has not the tables of a weekly file", path=path, reason="tables")
     meta = read_meta(raw, path)
     if meta.week != week:
         raise PartitionDamagedError(f"{path} says it holds {meta.week}", path=path, reason="another week")
@@ -76,46 +109,73 @@ def _read(raw: sqlite3.Connection, path: Path, week: Week, head: int) -> Partiti
 
 def discover(family: Family, head: int) -> Discovery:
     """Read every weekly file of the family. Changes nothing."""
-    found = {week: inspect(path, week, head) for week, path in family.weekly_files().items()}
-    return sort_out(found)
+    found: dict[Week, Partition] = {}
+    try:
+        named = family.weekly_files()
+        while named:
+            found |= {week: inspect(path, week, head) for week, path in named.items()}
+            # A rotation may have gone on since the folder was listed.
+            wanted = {entry.successor for entry in found.values() if entry.successor} - found.keys()
+            named = {week: path for week in wanted if os.path.lexists(path := family.path_of(week))}
+    except OSError as error:
+        raise DatabaseError(f"cannot read the folder {family.folder}: {error.strerror}", path=family.folder) from error
+    there = {week: entry for week, entry in sorted(found.items()) if os.path.lexists(entry.path)}
+    return sort_out({week: _looked_into(entry, there) for week, entry in there.items()})
+
+
+def _looked_into(entry: Partition, found: dict[Week, Partition]) -> Partition:
+    before = found.get(entry.predecessor) if entry.predecessor else None
+    if entry.state is not PartitionState.LIVE or before is None or before.state is not PartitionState.DAMAGED:
+        return entry
+    return replace(entry, written=ask(entry.path, lambda raw: raw.execute(_WRITTEN).fetchone() == (1,)))
 
 
 def sort_out(found: dict[Week, Partition]) -> Discovery:
     """Tell live, sealed and orphaned files apart. Pure.
 
-    Live is the unsealed file whose predecessor is sealed and names it, or that has no predecessor at all. Raises
-    PartitionDamagedError when there are two, or when the week that the newest sealed file names is not there.
+    Live is the unsealed file whose predecessor is sealed and names it, or is not there. Raises PartitionDamagedError
+    when there are two, when there is none although there are files, and when nobody can say.
     """
-    kept, orphans, live = {}, [], []
-    for week, partition in found.items():
-        before = found.get(partition.predecessor) if partition.predecessor else None
-        if partition.state is PartitionState.LIVE and before is not None and before.successor != week:
-            orphans.append(partition.path)
-            continue
-        kept[week] = partition
-        if partition.state is PartitionState.LIVE:
-            live.append(partition)
+    orphans = [entry for entry in found.values() if _is_orphan(entry, found)]
+    kept = {week: entry for week, entry in found.items() if entry not in orphans}
+    live = [entry for entry in kept.values() if entry.state is PartitionState.LIVE]
     if len(live) > 1:
-        names = ", ".join(str(partition.path) for partition in live)
+        names = ", ".join(str(entry.path) for entry in live)
         raise PartitionDamagedError(
             f"two files claim to be the live week: {names}; keep the one with the newer bets and move the other away",
             path=live[0].path,
             reason="two live weeks",
         )
-    sealed = [partition for partition in kept.values() if partition.state is PartitionState.SEALED]
-    if not live and (sealed or kept):
-        raise _no_live_week(kept, sealed)
-    return Discovery(kept, live[0].week if live else None, orphans)
+    if kept and not live:
+        raise _no_live_week(kept)
+    return Discovery(kept, live[0].week if live else None, [entry.path for entry in orphans])
 
 
-def _no_live_week(kept: dict[Week, Partition], sealed: list[Partition]) -> PartitionDamagedError:
-    damaged = [partition for partition in kept.values() if partition.state is PartitionState.DAMAGED]
+def _is_orphan(entry: Partition, found: dict[Week, Partition]) -> bool:
+    """Tell whether a file comes from a rotation that was cut: its predecessor has not been sealed in its favour."""
+    before = found.get(entry.predecessor) if entry.predecessor else None
+    if entry.state is not PartitionState.LIVE or before is None:
+        return False
+    if before.state is not PartitionState.DAMAGED:
+        return before.successor != entry.week
+    if not entry.written:
+        raise PartitionDamagedError(
+            f"{before.problem}; so nobody can say whether {entry.path} has taken over from it: "
+            f"bring {before.path} back, or, if it was sealed, move it away",
+            path=before.path,
+            reason=before.problem,
+        )
+    return False
+
+
+def _no_live_week(kept: dict[Week, Partition]) -> PartitionDamagedError:
+    damaged = [entry for entry in kept.values() if entry.state is PartitionState.DAMAGED]
     if damaged:
         newest = damaged[-1]
         return PartitionDamagedError(
             f"no weekly file can take writes: {newest.problem}", path=newest.path, reason=newest.problem
         )
-    newest = sealed[-1]
+    newest = list(kept.values())[-1]
     return PartitionDamagedError(
         f"{newest.path} was sealed in favour of {newest.successor}, whose file is not there; bring it back",
         path=newest.path,
@@ -123,14 +183,7 @@ def _no_live_week(kept: dict[Week, Partition], sealed: list[Partition]) -> Parti
     )
 
 
-def clean(family: Family, discovery: Discovery) -> list[Path]:
-    """Remove staging leftovers and orphans; returns them. Only for who holds the family's lock."""
-    leftovers = [*family.staging_files(), *discovery.orphans]
-    for path in leftovers:
+def clean(family: Family, discovery: Discovery) -> None:
+    """Remove staging leftovers and orphans. Only for who holds the family's lock."""
+    for path in (*family.staging_files(), *discovery.orphans):
         remove(path)
-    return leftovers
-
-
-def sealed(partition: Partition, successor: Week) -> Partition:
-    """Return the entry of a file that was just sealed in favour of `successor`."""
-    return replace(partition, state=PartitionState.SEALED, successor=successor)

@@ -4,16 +4,20 @@ A file that SQLite has open is never opened here with `open()`: closing any desc
 holds (https://www.sqlite.org/howtocorrupt.html, section 2.2). What is synced, renamed or removed here is not open.
 """
 
+import asyncio
 import contextlib
 import fcntl
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
 from pathlib import Path
+from time import monotonic
 
-from betcore_async.errors import ModelError
+from betcore_async.errors import DatabaseError, ModelError
 from betcore_async.partitions.week import Week
+from betcore_async.sqlite.retry import backoff, busy_timeout
 
 _SIDE_FILES = ("-wal", "-shm", "-journal")
 
@@ -36,12 +40,11 @@ class Family:
         return self.folder / f"{self.path_of(week).name}.{secrets.token_hex(4)}.staging"
 
     def weekly_files(self) -> dict[Week, Path]:
-        """Return the files named after a week of this family, oldest first."""
+        """Return whatever bears the name of a week of this family, oldest first."""
         found = {}
         for entry in self.folder.iterdir():
-            match = self._weekly.fullmatch(entry.name)
-            with contextlib.suppress(ModelError):  # 2025-W53 fits the pattern, but there is no such week: not ours
-                if match and entry.is_file() and not entry.is_symlink():
+            if match := self._weekly.fullmatch(entry.name):
+                with contextlib.suppress(ModelError):  # 2025-W53 fits the pattern, but there is no such week: not ours
                     found[Week(match[1])] = entry
         return dict(sorted(found.items()))
 
@@ -51,17 +54,37 @@ class Family:
 
     def make_folder(self) -> None:
         """Create the folder, for the owner alone, where there is none."""
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise DatabaseError(f"cannot make the folder {self.folder}: {error.strerror}", path=self.folder) from error
+
+    @contextlib.asynccontextmanager
+    async def alone(self, budget: timedelta) -> AsyncIterator[None]:
+        """Hold the family's lock: of all start-ups and rotations, in all processes, one goes on at a time.
+
+        It keeps them from cleaning up after each other; what must be exclusive for correctness is so by the write lock
+        of the live file. The kernel frees it when its holder dies. Raises BusyTimeoutError once `budget` is spent.
+        """
+        started, attempts = monotonic(), 0
+        while True:
+            attempts += 1
+            with self._lock() as held:
+                if held:
+                    yield
+                    return
+            waited = monotonic() - started
+            if waited >= budget.total_seconds():
+                raise busy_timeout(f"opening or rotating {self.folder / self._stem}", waited, attempts)
+            await asyncio.sleep(backoff(attempts))
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[bool]:
-        """Try to hold the family's lock; yields whether it is held. The kernel frees it when its holder dies.
-
-        It keeps start-ups and rotations from cleaning up after each other; what must be exclusive for correctness is so
-        by the write lock of the live file.
-        """
+    def _lock(self) -> Iterator[bool]:
         name = self.folder / f"{self._stem}{self._suffix}.lock"
-        descriptor = os.open(name, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            descriptor = os.open(name, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise DatabaseError(f"cannot use the lock file {name}: {error.strerror}", path=name) from error
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -76,6 +99,7 @@ class Family:
 def publish(staging: Path, final: Path) -> None:
     """Give a finished file its name so that it survives a power cut: sync it, rename it, sync the folder."""
     sync(staging)
+    _remove_side_files(final)  # of a file that went without them: SQLite would play its -wal into the new one
     staging.replace(final)
     sync(final.parent)
 
@@ -91,5 +115,10 @@ def sync(path: Path) -> None:
 
 def remove(path: Path) -> None:
     """Remove a database file that is not in use, with its side files."""
-    for name in (path, *(path.with_name(path.name + side) for side in _SIDE_FILES)):
-        name.unlink(missing_ok=True)
+    _remove_side_files(path)
+    path.unlink(missing_ok=True)
+
+
+def _remove_side_files(path: Path) -> None:
+    for side in _SIDE_FILES:
+        path.with_name(path.name + side).unlink(missing_ok=True)

@@ -1,15 +1,19 @@
 """What the manager tells its callers: values, nothing more."""
 
+import sqlite3
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from betcore_async.errors import PartitionDamagedError
 from betcore_async.models import Bet
 from betcore_async.partitions.bets import Cursor
 from betcore_async.partitions.catalog import Partition
 from betcore_async.partitions.meta import PartitionState
 from betcore_async.partitions.scanner import Scanner
 from betcore_async.partitions.week import Week
+from betcore_async.sqlite.failures import is_interrupt
+from betcore_async.sqlite.retry import is_busy
 
 _COUNTS = """
 SELECT
@@ -73,24 +77,35 @@ class RotationReport:
 
 def describe(scanner: Scanner, partition: Partition) -> PartitionInfo:
     """Return what there is to say of a file, its rows counted."""
-    counts = (0, 0, 0, 0)
-    if partition.state is not PartitionState.DAMAGED:
-        schema = scanner.attach(partition.week, partition.path)
-        counts = tuple(scanner.link.raw.execute(_COUNTS.format(schema=schema)).fetchone())
-    files = (partition.path, partition.path.with_name(partition.path.name + "-wal"))
+    counts, state, problem = (0, 0, 0, 0), partition.state, partition.problem
+    if state is not PartitionState.DAMAGED:
+        try:
+            schema = scanner.attach(partition.week, partition.path)
+            counts = tuple(scanner.link.raw.execute(_COUNTS.format(schema=schema)).fetchone())
+        except (sqlite3.DatabaseError, PartitionDamagedError) as error:
+            if is_busy(error) or is_interrupt(error):
+                raise
+            state, problem = PartitionState.DAMAGED, str(error)
     return PartitionInfo(
         week=partition.week,
         path=partition.path,
-        state=partition.state,
+        state=state,
         start=partition.week.start,
         end=partition.week.end,
         schema_version=partition.schema_version,
-        size=sum(file.stat().st_size for file in files if file.exists()),
+        size=_size(partition.path) + _size(partition.path.with_name(partition.path.name + "-wal")),
         users=counts[0],
         bets=counts[1],
         open_bets=counts[2],
         entries=counts[3],
         predecessor=partition.predecessor,
         successor=partition.successor,
-        problem=partition.problem,
+        problem=problem,
     )
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # gone, or a link that leads nowhere
+        return 0

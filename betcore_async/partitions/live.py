@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,8 @@ from typing import TypeVar
 from betcore_async.clock import Clock, to_microseconds
 from betcore_async.config import DatabaseSettings
 from betcore_async.errors import PartitionSealedError
-from betcore_async.partitions.meta import PartitionState, read_meta
+from betcore_async.partitions.catalog import Partition
+from betcore_async.partitions.meta import PartitionState
 from betcore_async.partitions.week import Week
 from betcore_async.sqlite.pool import SQLitePool
 
@@ -36,6 +37,7 @@ class LiveFile:
         self._settings = settings
         self._clock = clock
         self._swap = asyncio.Lock()
+        self._closed = False
         self.current: LiveWeek
 
     async def open(self, week: Week, path: Path) -> None:
@@ -62,32 +64,25 @@ class LiveFile:
 
     def _guarded(self, live: LiveWeek, function: Callable[[sqlite3.Connection, int], T], raw: sqlite3.Connection) -> T:
         _insist_live(raw, live)
-        now = to_microseconds(self._clock())
-        return function(raw, min(max(now, live.week.starts_at), live.week.ends_at - 1))
+        return function(raw, live.week.clamp(to_microseconds(self._clock())))
 
-    async def follow(self, left: LiveWeek, path_of: Callable[[Week], Path]) -> LiveWeek | None:
-        """Move on from a sealed week to the one that is live now; returns what was left, to be closed by the caller.
+    async def follow(self, left: LiveWeek, find: Callable[[], Awaitable[Partition]]) -> bool:
+        """Move on from a sealed week to the one that `find()` returns; what was left is to be closed by the caller.
 
-        None when another task has moved on already.
+        False when another task has moved on already, and when all is being closed.
         """
         async with self._swap:
-            if self.current is not left:
-                return None
-            week = left.week
-            while (successor := await self._successor(week, path_of(week), left)) is not None:
-                week = successor
-            if week == left.week:
-                return None
-            await self.open(week, path_of(week))
-            return left
+            if self._closed or self.current is not left:
+                return False
+            live = await find()
+            await self.open(live.week, live.path)
+            return True
 
-    async def _successor(self, week: Week, path: Path, left: LiveWeek) -> Week | None:
-        if week == left.week:
-            meta = await left.pool.read(lambda raw: read_meta(raw, path))
-        else:
-            async with SQLitePool(path, self._settings, name=week.name) as pool:
-                meta = await pool.read(lambda raw: read_meta(raw, path))
-        return meta.successor
+    async def close(self) -> None:
+        """Let running work end and close the pool; nothing is followed any more."""
+        async with self._swap:
+            self._closed = True
+            await self.current.pool.close()
 
 
 def _insist_live(raw: sqlite3.Connection, live: LiveWeek) -> None:

@@ -3,35 +3,34 @@
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Callable, Coroutine
-from time import monotonic, perf_counter
+from collections.abc import Callable, Iterable
+from time import perf_counter
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Protocol, Self, TypeVar
 
 from betcore_async.clock import Clock, system_clock, to_microseconds
 from betcore_async.config import DatabaseSettings, Durability, PartitionsSettings
 from betcore_async.errors import (
-    CommitOutcomeUnknownError,
+    BetcoreError,
     MigrationError,
+    PartitionDamagedError,
     PartitionError,
     PartitionSealedError,
     PoolClosedError,
     RotationError,
 )
 from betcore_async.ids import IdGenerator
-from betcore_async.partitions.catalog import inspect
-from betcore_async.partitions.files import publish, remove
+from betcore_async.partitions.catalog import Partition, clean, discover
 from betcore_async.partitions.info import RotationReport
 from betcore_async.partitions.live import LiveFile, LiveWeek
-from betcore_async.partitions.meta import SEAL, PartitionState, read_meta
-from betcore_async.partitions.rotation import Carried, build, finalize
+from betcore_async.partitions.meta import PartitionState
+from betcore_async.partitions.rotation import finalize, hand_over
 from betcore_async.partitions.router import PartitionRouter, Reading
 from betcore_async.partitions.scanner import Scanners
-from betcore_async.partitions.startup import Found, put_in_order
+from betcore_async.partitions.startup import put_in_order
 from betcore_async.partitions.week import Week
-from betcore_async.sqlite.connection import Link, connect_memory
+from betcore_async.sqlite.connection import connect_memory
 from betcore_async.sqlite.migrations import Migrator
-from betcore_async.sqlite.retry import backoff, busy_timeout
 from betcore_async.sqlite.stats import PoolHealth, PoolStats
 from betcore_async.tasks import finish
 
@@ -73,6 +72,7 @@ class PartitionManager(PartitionRouter):
         self._settings = settings
         self._clock = clock
         self._new_id = IdGenerator(clock)
+        self._opening = False
         self._live: LiveFile | None = None
         self._background: set[asyncio.Task[None]] = set()
 
@@ -82,74 +82,82 @@ class PartitionManager(PartitionRouter):
         """Find the weekly files, clean up after a crash, bring them to the newest schema, open the live one.
 
         Raises PartitionDamagedError where no file can take writes, MigrationError for a schema that cannot be used,
-        DatabaseError for a folder that cannot.
+        DatabaseError for a folder that cannot, BusyTimeoutError while another process migrates or rotates for long.
         """
-        if self._live is not None:
+        if self._opening or self._reading is not None:
             raise PartitionError("the partitions are open already")
-        async with contextlib.AsyncExitStack() as opened:
-            desk = await connect_memory()
-            opened.push_async_callback(desk.close)
-            found = await self._put_in_order(desk)
-            self._catalog = found.discovery.partitions
-            await self._migrate()
-            live = LiveFile(self._database, self._clock)
-            week = found.discovery.live
-            assert week is not None  # noqa: S101 - put_in_order made one
-            await live.open(week, self._catalog[week].path)
-            opened.pop_all()
-        self._reading = Reading(desk, Scanners(SCANNERS, self._database.busy_timeout))
-        self._live = live
+        self._opening = True
+        self._elsewhere, self._detached = {}, set()
+        try:
+            async with contextlib.AsyncExitStack() as opened:
+                desk = await connect_memory()
+                opened.push_async_callback(desk.close)
+                self._reading = Reading(desk, Scanners(SCANNERS, self._database.busy_timeout))
+                opened.callback(self._stop_reading)
+                self._live = await self._open_files()
+                opened.pop_all()
+        finally:
+            self._opening = False
 
-    async def _put_in_order(self, desk: Link) -> Found:
-        now = self._clock()
-        started, attempts = monotonic(), 0
-        while True:
-            attempts += 1
-            found = await desk.run(
-                lambda _: put_in_order(
+    async def _open_files(self) -> LiveFile:
+        self._family.make_folder()
+        live_file = LiveFile(self._database, self._clock)
+        async with self._family.alone(
+            self._database.busy_timeout
+        ):  # to the end, so that the week that is live stays so until it is open
+            now = self._clock()
+            discovery = await self._at_desk(
+                lambda: put_in_order(
                     self._family, self._migrator.migrations, Week.of(now), to_microseconds(now), self._new_id
                 )
             )
-            if found is not None:
-                return found
-            await self._pause(started, attempts)
+            if await self._migrate(discovery.partitions.values()):
+                discovery = await self._refresh()
+            self._catalog = discovery.partitions
+            week = discovery.live
+            assert week is not None  # noqa: S101 - put_in_order made one
+            await live_file.open(week, self._catalog[week].path)
+        return live_file
 
-    async def _pause(self, started: float, attempts: int) -> None:
-        """Wait a little for whoever holds the family's lock; raises BusyTimeoutError once the budget is spent."""
-        waited = monotonic() - started
-        if waited >= self._database.busy_timeout.total_seconds():
-            raise busy_timeout(f"opening or rotating {self._database.path}", waited, attempts)
-        await asyncio.sleep(backoff(attempts))
-
-    async def _migrate(self) -> None:
-        head = self._head
-        for week, partition in self._catalog.items():
-            if partition.state is PartitionState.DAMAGED or partition.schema_version == head:
-                continue
+    async def _migrate(self, partitions: Iterable[Partition]) -> bool:
+        """Bring files to the newest schema; tells whether there was anything to do."""
+        old = [
+            entry
+            for entry in partitions
+            if entry.state is not PartitionState.DAMAGED and entry.schema_version != self._head
+        ]
+        for entry in old:
             if not self._settings.migrate_on_open:
                 raise MigrationError(
-                    f"{partition.path} has schema version {partition.schema_version}, this code needs {head}; "
+                    f"{entry.path} has schema version {entry.schema_version}, this code needs {self._head}; "
                     "run `betcore migrate up`",
-                    path=partition.path,
+                    path=entry.path,
                 )
-            await self._migrator.up(partition.path)
-            self._catalog[week] = inspect(partition.path, week, head)
+            await self._migrator.up(entry.path)
+        return bool(old)
 
     async def close(self) -> None:
-        """Finish what runs and close every file. Closing twice does nothing."""
+        """Finish what runs (queries within ten seconds) and close every file. Closing twice does nothing."""
         await finish(self._close())
 
     async def _close(self) -> None:
         live, self._live = self._live, None
-        if live is None:
+        reading = self._reading
+        if live is None or reading is None:
             return
+        async with contextlib.AsyncExitStack() as closing:  # in reverse, each of them whatever the others raise
+            closing.callback(self._stop_reading)
+            closing.push_async_callback(reading.desk.close)
+            closing.push_async_callback(self._background_done)
+            closing.push_async_callback(reading.scanners.close)
+            closing.push_async_callback(live.close)
+
+    def _stop_reading(self) -> None:
+        self._reading = None
+
+    async def _background_done(self) -> None:
         while self._background:
             await asyncio.wait(self._background)
-        await live.current.pool.close()
-        reading, self._reading = self._reading, None
-        if reading is not None:
-            await reading.scanners.close()
-            await reading.desk.close()
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -208,22 +216,29 @@ class PartitionManager(PartitionRouter):
         await finish(self._move_on(left))
 
     async def _move_on(self, left: LiveWeek) -> None:
-        live_file = self._writing()
-        if await live_file.follow(left, self._family.path_of) is not None:
-            await self._refresh()
-            self._spawn(self._retire(left))
+        async def find() -> Partition:
+            discovery = await self._refresh()
+            if discovery.live is None or discovery.live == left.week:
+                raise PartitionDamagedError(
+                    f"{left.path} was sealed, and now says it is not; somebody put another file in its place",
+                    path=left.path,
+                    reason="replaced while in use",
+                )
+            return discovery.partitions[discovery.live]
+
+        # Where it is closed meanwhile there is nothing to follow; the caller will find that out by itself.
+        if self._live is not None and await self._live.follow(left, find):
+            task = asyncio.get_running_loop().create_task(self._retire(left))
+            self._background.add(task)
+            task.add_done_callback(self._background.discard)
 
     async def _retire(self, left: LiveWeek) -> None:
         """Close a week's pool once its last reads are done, and make a plain read-only file of it."""
+        reading = self._opened()
         await left.pool.close()
-        if self._reading is not None:
-            await self._reading.scanners.forget(left.week)
-            await self._reading.desk.run(lambda _: finalize(left.path))
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        with contextlib.suppress(PoolClosedError):  # closed with all the others
+            await reading.scanners.forget(left.week)
+        await reading.desk.run(lambda _: finalize(left.path))
 
     # Rotation
 
@@ -231,69 +246,57 @@ class PartitionManager(PartitionRouter):
         """Move the live week on to the current one (or to `week`), carrying users and open bets over.
 
         Safe to call at any time, from any process: when there is nothing to do, or somebody else did it, the report
-        says so. Raises RotationError for a week in the past and for a clock that is implausibly far ahead.
+        says so. Raises RotationError for a week in the past, for a clock that is implausibly far ahead and where the
+        new file cannot be made; BusyTimeoutError while another process rotates or starts for longer than the busy
+        budget; CommitOutcomeUnknownError.
         """
         target = Week.of(self._clock()) if week is None else Week.parse(week)
-        started, attempts = monotonic(), 0
-        while True:
-            live = self._writing().current
-            if target <= live.week:
-                return self._nothing_to_do(target, live.week, explicit=week is not None)
-            if week is None and target.start - live.week.end > self._settings.max_clock_ahead:
-                raise RotationError(
-                    f"the clock says {target}, far ahead of the live week {live.week}; "
-                    f"check it, or name the week: rotate_to_new_week({target.name!r})",
-                    week=target,
-                )
-            attempts += 1
-            with self._family.lock() as held:
-                if held:
-                    try:
-                        return await self._rotate(live, target)
-                    except PartitionSealedError:
-                        pass  # somebody else was faster
-            if not held:
-                await self._pause(started, attempts)
-            await self.read(lambda _: None)  # follows, should the week have moved on meanwhile
+        if target > self.current_week:
+            async with self._family.alone(self._database.busy_timeout):
+                await self.read(lambda _: None)  # follows, where a rival was faster
+                live = self._writing().current
+                if target > live.week:
+                    self._check_clock(target, live.week, explicit=week is not None)
+                    return await self._rotate(live, target)
+        live_week = self.current_week
+        if week is not None and target < live_week:
+            raise RotationError(f"{target} is over, the live week is {live_week}; weeks only move forward", week=target)
+        return RotationReport(live_week, live_week, performed=False, users=0, open_bets=0, seconds=0.0)
 
-    def _nothing_to_do(self, target: Week, live: Week, *, explicit: bool) -> RotationReport:
-        if explicit and target < live:
-            raise RotationError(f"{target} is over, the live week is {live}; weeks only move forward", week=target)
-        return RotationReport(live, live, performed=False, users=0, open_bets=0, seconds=0.0)
+    def _check_clock(self, target: Week, live: Week, *, explicit: bool) -> None:
+        if not explicit and target.start - live.end > self._settings.max_clock_ahead:
+            raise RotationError(
+                f"the clock says {target}, far ahead of the live week {live}; "
+                f"check it, or name the week: rotate_to_new_week({target.name!r})",
+                week=target,
+            )
 
     async def _rotate(self, live: LiveWeek, target: Week) -> RotationReport:
         started, now = perf_counter(), to_microseconds(self._clock())
-        final = self._family.path_of(target)
-        try:
-            async with live.pool.transaction(durability=Durability.FULL) as transaction:
-                carried = await transaction.run(lambda raw: self._build(raw, live, target, now))
-                await transaction.execute(SEAL, (target.name, max(now, live.week.starts_at)))
-        except (PartitionSealedError, CommitOutcomeUnknownError):
-            raise  # the new file is, or may be, in use
-        except BaseException:
-            remove(final)  # never live: the old week is not sealed
-            raise
+        async with live.pool.transaction(durability=Durability.FULL) as transaction:
+            carried = await transaction.run(
+                lambda raw: hand_over(
+                    raw,
+                    self._family,
+                    live.week,
+                    target,
+                    migrations=self._migrator.migrations,
+                    now=now,
+                    new_id=self._new_id,
+                )
+            )
         await self._follow(live)
-        seconds = perf_counter() - started
+        head = self._head
+        with contextlib.suppress(BetcoreError, OSError):  # what is left now is removed by the next start
+            await self._at_desk(lambda: clean(self._family, discover(self._family, head)))
         return RotationReport(
-            target, live.week, performed=True, users=carried.users, open_bets=carried.open_bets, seconds=seconds
-        )
-
-    def _build(self, raw: sqlite3.Connection, live: LiveWeek, target: Week, now: int) -> Carried:
-        meta = read_meta(raw, live.path)
-        if meta.successor is not None:
-            raise PartitionSealedError(f"{live.path} is sealed already", successor=meta.successor)
-        staging = self._family.new_staging(target)
-        carried = build(
-            staging,
             target,
-            self._migrator.migrations,
-            max(now, target.starts_at),
-            predecessor=(live.week, live.path),
-            new_id=self._new_id,
+            live.week,
+            performed=True,
+            users=carried.users,
+            open_bets=carried.open_bets,
+            seconds=perf_counter() - started,
         )
-        publish(staging, self._family.path_of(target))
-        return carried
 
     # Watching
 

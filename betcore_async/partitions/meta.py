@@ -47,12 +47,18 @@ def read_meta(raw: sqlite3.Connection, path: Path) -> PartitionMeta:
     if row is None:
         raise PartitionDamagedError(f"{path} does not say which week it holds", path=path, reason="no partition_meta")
     week, state, predecessor, successor = row
-    return PartitionMeta(
-        Week(week),
-        PartitionState(state),
-        Week(predecessor) if predecessor else None,
-        Week(successor) if successor else None,
-    )
+    try:
+        return PartitionMeta(
+            Week(week),
+            PartitionState(state),
+            Week(predecessor) if predecessor else None,
+            Week(successor) if successor else None,
+        )
+    except (ValueError, TypeError) as error:
+        reason = "partition_meta makes no sense"
+        raise PartitionDamagedError(
+            f"{path} says of itself what cannot be: {error}", path=path, reason=reason
+        ) from error
 
 
 def write_meta(raw: sqlite3.Connection, week: Week, predecessor: Week | None, now: int) -> None:

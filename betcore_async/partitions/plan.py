@@ -1,14 +1,18 @@
 """Which weekly files a time range reaches, and what part of each. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 
 from betcore_async.clock import to_microseconds
 from betcore_async.errors import ModelError, PartitionMissingError
 from betcore_async.partitions.catalog import Partition
 from betcore_async.partitions.meta import PartitionState
 from betcore_async.partitions.week import Week
+
+Catalog = Mapping[Week, Partition]
+"""The weekly files that are known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +29,10 @@ class Plan:
     spans: tuple[Span, ...]
     """Oldest first."""
     missing: tuple[Week, ...]
-    """Weeks in the range that are known to exist, and whose file is not there."""
+    """Weeks in the range that cannot be read."""
 
 
-def plan(partitions: Mapping[Week, Partition], start: datetime, end: datetime, *, allow_partial: bool) -> Plan:
+def plan(partitions: Catalog, start: datetime, end: datetime, *, allow_partial: bool) -> Plan:
     """Return the files that [start, end) reaches, each clipped to its own week.
 
     Clipping is what makes a carried-over bet show once: its copy lies outside the window of the file that holds it.
@@ -40,32 +44,62 @@ def plan(partitions: Mapping[Week, Partition], start: datetime, end: datetime, *
         raise ModelError(str(error), field="start") from None
     if last < first:
         raise ModelError(f"the range ends ({end}) before it starts ({start})", field="end")
-    readable = [entry for entry in partitions.values() if entry.state is not PartitionState.DAMAGED]
+    entries = readable(partitions)
     spans = tuple(
         Span(entry, max(first, entry.week.starts_at), min(last, entry.week.ends_at))
-        for entry in sorted(readable, key=lambda entry: entry.week)
+        for entry in entries
         if entry.week.starts_at < last and entry.week.ends_at > first
     )
-    missing = tuple(week for week in known_missing(partitions) if week.starts_at < last and week.ends_at > first)
+    # What was before the oldest week that is known of is lost with it.
+    before_all = entries[0].predecessor if entries else None
+    missing = tuple(
+        week
+        for week in known_missing(partitions)
+        if week.ends_at > first and (week.starts_at < last or (week == before_all and last > first))
+    )
     if missing and not allow_partial:
-        names = ", ".join(week.name for week in missing)
-        raise PartitionMissingError(
-            f"no readable file for {names}; bring it back, or pass allow_partial=True to do without", weeks=missing
-        )
+        raise missing_error(partitions, missing)
     return Plan(spans, missing)
 
 
-def known_missing(partitions: Mapping[Week, Partition]) -> list[Week]:
-    """Return the weeks that the files speak of but that cannot be read: a neighbour that is gone, a damaged file."""
-    readable = {week for week, entry in partitions.items() if entry.state is not PartitionState.DAMAGED}
-    named = {week for entry in partitions.values() for week in (entry.predecessor, entry.successor) if week}
-    return sorted((named | set(partitions)) - readable)
+def missing_error(partitions: Catalog, weeks: tuple[Week, ...]) -> PartitionMissingError:
+    """Return the error that names weeks which cannot be read, and says why where that is known."""
+    names = ", ".join(week.name for week in weeks)
+    problems = "".join(f" ({entry.problem})" for week in weeks if (entry := partitions.get(week)) and entry.problem)
+    return PartitionMissingError(
+        f"no readable file for {names}{problems}; bring it back, or pass allow_partial=True to do without", weeks=weeks
+    )
 
 
-def holders(partitions: Mapping[Week, Partition], week: Week) -> list[Partition]:
+def readable(partitions: Catalog) -> list[Partition]:
+    """Return the files that can be read, oldest first."""
+    entries = (entry for entry in partitions.values() if entry.state is not PartitionState.DAMAGED)
+    return sorted(entries, key=lambda entry: entry.week)
+
+
+def known_missing(partitions: Catalog) -> list[Week]:
+    """Return the weeks, oldest first, that the chain of files says there were, and that cannot be read.
+
+    Where several in a row are gone, the weeks between the first and the last of them may have had files, too, and are
+    named with them.
+    """
+    entries = readable(partitions)
+    missing = [entries[0].predecessor] if entries and entries[0].predecessor else []
+    for before, after in pairwise(entries):
+        if before.successor is not None and before.successor != after.week:
+            missing += _between(before.successor, after)
+    return missing
+
+
+def _between(first: Week, after: Partition) -> Iterator[Week]:
+    last, week = after.predecessor or first, first
+    while week < after.week:
+        yield week
+        if week >= last:
+            return
+        week = week.next()
+
+
+def holders(partitions: Catalog, week: Week) -> list[Partition]:
     """Return the files after `week`, oldest first: where a bet that was open at its end may have gone."""
-    return [
-        entry
-        for entry in sorted(partitions.values(), key=lambda entry: entry.week)
-        if entry.week > week and entry.state is not PartitionState.DAMAGED
-    ]
+    return [entry for entry in readable(partitions) if entry.week > week]

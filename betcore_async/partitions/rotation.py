@@ -12,19 +12,24 @@ Killed before 5, the new file is an orphan (its predecessor is not sealed): it w
 replaces it. Killed after 5, the rotation is complete.
 """
 
+import os
 import sqlite3
+import stat
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from betcore_async.errors import RotationError
-from betcore_async.partitions.files import remove
-from betcore_async.partitions.meta import write_meta
+from betcore_async.errors import PartitionSealedError, RotationError
+from betcore_async.partitions.catalog import inspect
+from betcore_async.partitions.files import Family, publish, remove
+from betcore_async.partitions.meta import SEAL, PartitionState, read_meta, write_meta
 from betcore_async.partitions.week import Week
 from betcore_async.sqlite.connection import create_private, open_raw
 from betcore_async.sqlite.migration_files import Migration
 from betcore_async.sqlite.migration_runner import migrate_connection
+from betcore_async.sqlite.retry import error_code
 
 _OPEN = "status IN ('pending', 'confirmed')"
 
@@ -51,13 +56,18 @@ ORDER BY id
 """
 
 _TOTALS = f"""
-SELECT
-    (SELECT count(*) FROM {{schema}}.users),
-    (SELECT coalesce(sum(balance), 0) FROM {{schema}}.users),
-    (SELECT coalesce(sum(version), 0) FROM {{schema}}.users),
-    (SELECT count(*) FROM {{schema}}.bets WHERE {_OPEN}),
-    (SELECT coalesce(sum(amount), 0) FROM {{schema}}.bets WHERE {_OPEN})
+SELECT users, balance_high, balance_low, versions, bets, amount_high, amount_low
+FROM (
+    SELECT count(*) AS users, sum(balance >> 32) AS balance_high, sum(balance & 4294967295) AS balance_low,
+        sum(version) AS versions
+    FROM {{schema}}.users
+), (
+    SELECT count(*) AS bets, sum(amount >> 32) AS amount_high, sum(amount & 4294967295) AS amount_low
+    FROM {{schema}}.bets
+    WHERE {_OPEN}
+)
 """
+"""Sums of balances near 2^63 would overflow: their upper and lower halves are added up apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +75,50 @@ class Carried:
     """What a new week took over from the old one."""
 
     users: int
-    balance: int
     open_bets: int
-    open_amount: int
+
+
+def hand_over(
+    raw: sqlite3.Connection,
+    family: Family,
+    week: Week,
+    successor: Week,
+    *,
+    migrations: tuple[Migration, ...],
+    now: int,
+    new_id: Callable[[], str],
+) -> Carried:
+    """Build and publish the file of `successor`, and seal the live file of `week` in its favour.
+
+    `raw` is a connection to the live file, inside a write transaction: with its COMMIT the successor is live. Raises
+    RotationError, PartitionSealedError, StorageFullError; the caller rolls back, and the old week stays live.
+    """
+    path, final, staging = family.path_of(week), family.path_of(successor), family.new_staging(successor)
+    meta = read_meta(raw, path)
+    if meta.successor is not None:
+        raise PartitionSealedError(f"{path} is sealed already", successor=meta.successor)
+    _check_place(final, successor, week, migrations[-1].version)
+    try:
+        carried = build(staging, successor, migrations, now, predecessor=(week, path), new_id=new_id)
+        publish(staging, final)
+        raw.execute(SEAL, (successor.name, max(now, week.starts_at)))
+    except (OSError, sqlite3.Error) as error:
+        remove(staging)
+        if error_code(error) & 0xFF == sqlite3.SQLITE_FULL:
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise RotationError(f"cannot make {final}: {reason}; the old week stays live", week=successor) from error
+    return carried
+
+
+def _check_place(final: Path, successor: Week, week: Week, head: int) -> None:
+    """Refuse to put a file in the place of one that is not left over from a rotation that was cut."""
+    if not os.path.lexists(final):
+        return
+    there = inspect(final, successor, head)
+    if there.state is not PartitionState.LIVE or there.predecessor != week:
+        what = there.problem or f"{final} is there already ({there.state}, predecessor {there.predecessor})"
+        raise RotationError(f"{what}; move it away, then rotate again", week=successor, path=final)
 
 
 def build(
@@ -85,12 +136,9 @@ def build(
     """
     create_private(staging)
     try:
-        raw = open_raw(staging, readonly=False)
-        try:
+        with closing(open_raw(staging, readonly=False)) as raw:
             _prepare(raw, migrations)
-            return _fill(raw, week, now, predecessor, new_id)
-        finally:
-            raw.close()
+            return _fill(raw, week, week.clamp(now), predecessor, new_id)
     except BaseException:
         remove(staging)
         raise
@@ -111,7 +159,7 @@ def _fill(
         raw.execute("ATTACH DATABASE ? AS old", (f"file:{quote(str(predecessor[1].absolute()))}?mode=ro",))
     raw.execute("BEGIN IMMEDIATE")
     write_meta(raw, week, predecessor and predecessor[0], now)
-    carried = Carried(0, 0, 0, 0) if predecessor is None else _carry_over(raw, now, new_id)
+    carried = Carried(0, 0) if predecessor is None else _carry_over(raw, now, new_id)
     raw.execute("COMMIT")
     if predecessor is not None:
         raw.execute("DETACH DATABASE old")
@@ -127,30 +175,28 @@ def _carry_over(raw: sqlite3.Connection, now: int, new_id: Callable[[], str]) ->
     before, after = (tuple(raw.execute(_TOTALS.format(schema=schema)).fetchone()) for schema in ("old", "main"))
     if before != after:
         raise RotationError(
-            f"the new week does not hold what the old one did (users, balance, versions, open bets, amount): "
+            f"the new week does not hold what the old one did (users, balances, versions, open bets, amounts): "
             f"{after} instead of {before}; the old week stays live",
             before=before,
             after=after,
         )
-    users, balance, _, open_bets, open_amount = after
-    return Carried(users, balance, open_bets, open_amount)
+    return Carried(users=after[0], open_bets=after[4])
 
 
 def finalize(path: Path) -> bool:
     """Turn a sealed file into a plain read-only one: no WAL, no side files, mode 0400.
 
-    False while somebody still has it open; it can be repeated at any time, and reading does not depend on it.
+    False while somebody still has it open, and where it cannot be done at all; it can be repeated at any time, and
+    reading does not depend on it.
     """
-    if not path.stat().st_mode & 0o200:
-        return True
-    raw = open_raw(path, readonly=False)
     try:
-        raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        (mode,) = raw.execute("PRAGMA journal_mode = DELETE").fetchone()
-    except sqlite3.OperationalError:
+        if not path.stat().st_mode & stat.S_IWUSR:
+            return True
+        with closing(open_raw(path, readonly=False)) as raw:
+            raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            (mode,) = raw.execute("PRAGMA journal_mode = DELETE").fetchone()
+        if mode == "delete":
+            path.chmod(stat.S_IRUSR)
+    except (sqlite3.Error, OSError):
         return False
-    finally:
-        raw.close()
-    if mode == "delete":
-        path.chmod(0o400)
     return bool(mode == "delete")

@@ -16,28 +16,23 @@ from betcore_async.errors import (
 )
 from betcore_async.models import Bet, BetStatus
 from betcore_async.partitions import bets, views
-from betcore_async.partitions.bets import BetQuery, BetTotals, Cursor
-from betcore_async.partitions.catalog import Partition, discover, inspect
+from betcore_async.partitions.bets import BetQuery, BetTotals, Cursor, Weeks
+from betcore_async.partitions.catalog import Discovery, Partition, discover, inspect
 from betcore_async.partitions.files import Family
 from betcore_async.partitions.info import BetPage, PartitionInfo, describe
 from betcore_async.partitions.meta import PartitionState
-from betcore_async.partitions.plan import Plan, plan
-from betcore_async.partitions.scanner import Scanner, Scanners
+from betcore_async.partitions.plan import Catalog
+from betcore_async.partitions.scanner import Scanner, Scanners, StaleCatalogError
 from betcore_async.partitions.week import Week
 from betcore_async.sqlite.connection import Link
 from betcore_async.sqlite.migrations import Migrator
+from betcore_async.sqlite.retry import retry_busy
 from betcore_async.sqlite.rows import Row
 from betcore_async.sqlite.transaction import Parameters
 
 T = TypeVar("T")
 
-Catalog = dict[Week, Partition]
-
 _STATE = "SELECT state FROM {schema}.partition_meta WHERE id = 1"
-
-
-class _StaleCatalogError(Exception):
-    """Another process rotated: the week we hold for live is sealed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +51,9 @@ class PartitionRouter:
         self._database = database
         self._migrator = migrator
         self._family = Family(database.path)
+        # Replaced as a whole and never changed: scanners look at it from their threads.
         self._catalog: Catalog = {}
-        self._elsewhere: dict[Week, Path] = {}  # attached from outside the folder
+        self._elsewhere: dict[Week, Partition] = {}  # attached from outside the folder
         self._detached: set[Week] = set()
         self._reading: Reading | None = None
 
@@ -79,64 +75,78 @@ class PartitionRouter:
     async def attach_partition(self, week: Week | str, path: str | Path) -> PartitionInfo:
         """Let queries of this process read the sealed week in the file at `path`, wherever it is.
 
-        Raises PartitionDamagedError for a file that is not that week, PartitionError for a week that is there already.
+        Raises PartitionDamagedError for a file that is not that week, PartitionError for a week that is there already
+        or not over yet, PartitionMissingError where there is no file.
         """
-        week, file, head = Week.parse(week), Path(path).absolute(), self._head
-        if week in self._catalog:
-            raise PartitionError(f"{week} is there already: {self._catalog[week].path}", week=week)
-        entry = await self._opened().desk.run(lambda _: inspect(file, week, head) if file.is_file() else None)
+        week, file, head = Week.parse(week), Path(path).resolve(), self._head
+        entry = await self._at_desk(lambda: inspect(file, week, head) if file.exists() else None)
         if entry is None:
             raise PartitionMissingError(f"there is no file {file}", weeks=(week,), path=file)
         if entry.state is not PartitionState.SEALED or entry.schema_version != head:
             reason = entry.problem or f"it is {entry.state}, schema version {entry.schema_version}"
             raise PartitionDamagedError(f"{file} cannot be attached as {week}: {reason}", path=file, reason=reason)
+        if week in self._catalog:
+            raise PartitionError(f"{week} is there already: {self._catalog[week].path}", week=week)
+        if week >= max(self._catalog):
+            raise PartitionError(f"{week} comes after the live week", week=week)
         self._detached.discard(week)
-        self._elsewhere[week] = file
+        self._elsewhere[week] = entry
         self._catalog = dict(sorted([*self._catalog.items(), (week, entry)]))
         return await self.scan(lambda scanner, _: describe(scanner, entry))
 
     async def detach_partition(self, week: Week | str) -> None:
-        """Let go of a sealed week in this process, so that its file may be moved.
+        """Let go of a sealed week in this process, so that its file may be moved; waits for queries that read it.
 
-        Queries that reach it raise PartitionMissingError from now on. Raises PartitionError for the live week.
+        Queries that reach it raise PartitionMissingError from now on. Raises PartitionError for the live week. When
+        cancelled, it may be called again.
         """
         week = Week.parse(week)
         entry = self._catalog.get(week)
-        if entry is None:
+        if entry is None and week not in self._detached:
             raise PartitionMissingError(f"{week} is not here", weeks=(week,))
-        if entry.state is PartitionState.LIVE:
+        if entry is not None and entry.state is PartitionState.LIVE:
             raise PartitionError(f"{week} is the live week and cannot be detached", week=week)
+        reading = self._opened()
         self._catalog = {known: other for known, other in self._catalog.items() if known != week}
         self._elsewhere.pop(week, None)
         self._detached.add(week)
-        await self._opened().scanners.forget(week)
+        await reading.scanners.forget(week)
 
-    async def _refresh(self) -> None:
+    async def _refresh(self) -> Discovery:
         """Read the catalog anew from the files, so that a rotation of another process is seen."""
-        head, kept = self._head, {week: self._catalog[week] for week in self._elsewhere}
-        discovery = await self._opened().desk.run(lambda _: discover(self._family, head))
-        found = {week: entry for week, entry in discovery.partitions.items() if week not in self._detached}
-        self._catalog = dict(sorted((found | kept).items()))
+        head = self._head
+        discovery = await self._at_desk(lambda: discover(self._family, head))
+        self._elsewhere = {week: entry for week, entry in self._elsewhere.items() if entry.path.exists()}
+        here = {week: entry for week, entry in discovery.partitions.items() if week not in self._detached}
+        self._catalog = dict(sorted((here | self._elsewhere).items()))
+        return discovery
+
+    async def _at_desk(self, work: Callable[[], T]) -> T:
+        """Return `work()`, done on the thread for the folder and single files; waits out other processes."""
+        desk = self._opened().desk
+        return await retry_busy(
+            lambda: desk.run(lambda _: work()), self._database.busy_timeout, f"reading {self._family.folder}"
+        )
 
     # Queries
 
     async def scan(self, function: Callable[[Scanner, Catalog], T]) -> T:
         """Return `function(scanner, catalog)`, run on a scanner's thread in one hop, with an up-to-date catalog."""
+
+        def checked(scanner: Scanner) -> T:
+            # Looked at here and not before the call stood in line: a week may have been detached meanwhile.
+            catalog = self._catalog
+            for entry in catalog.values():
+                if entry.state is PartitionState.LIVE:
+                    schema = scanner.attach(entry.week, entry.path)
+                    if scanner.link.raw.execute(_STATE.format(schema=schema)).fetchone()[0] != PartitionState.LIVE:
+                        raise StaleCatalogError  # a rotation, here or in another process, moved on
+            return function(scanner, catalog)
+
         while True:
-            catalog = dict(self._catalog)
-            live = next((entry for entry in catalog.values() if entry.state is PartitionState.LIVE), None)
-
-            def checked(scanner: Scanner, catalog: Catalog = catalog, live: Partition | None = live) -> T:
-                if live is not None:
-                    schema = scanner.attach(live.week, live.path)
-                    (state,) = scanner.link.raw.execute(_STATE.format(schema=schema)).fetchone()
-                    if state != PartitionState.LIVE:
-                        raise _StaleCatalogError
-                return function(scanner, catalog)
-
             try:
                 return await self._opened().scanners.run(checked)
-            except _StaleCatalogError:
+            except StaleCatalogError:
                 await self._refresh()
 
     async def query_bets(
@@ -160,14 +170,14 @@ class PartitionRouter:
             raise ModelError(f"limit must be at least 1; got {limit}", field="limit")
         query = BetQuery(user_id, status and BetStatus(status), newest_first, limit, cursor)
 
-        def answer(scanner: Scanner, catalog: Catalog) -> tuple[list[bets.Record], Plan]:
-            reach = plan(catalog, start, end, allow_partial=allow_partial)
-            return bets.page(scanner, catalog, reach.spans, query), reach
+        def answer(scanner: Scanner, catalog: Catalog) -> tuple[list[bets.Record], set[Week]]:
+            weeks = Weeks(scanner, catalog, allow_partial)
+            return bets.page(weeks, weeks.spans(start, end), query), weeks.missing
 
-        records, reach = await self.scan(answer)
+        records, missing = await self.scan(answer)
         found = Bet.from_rows(records)
         more = records[-1] if limit is not None and len(records) == limit else None
-        return BetPage(found, bets.cursor_after(more) if more else None, reach.missing)
+        return BetPage(found, bets.cursor_after(more) if more else None, tuple(sorted(missing)))
 
     async def count_bets(
         self,
@@ -192,21 +202,24 @@ class PartitionRouter:
         allow_partial: bool = False,
     ) -> BetTotals:
         """Return count, staked amount and payouts of the bets placed in [start, end), of one user or of all."""
-        return await self.scan(
-            lambda scanner, catalog: bets.totals(
-                scanner, catalog, plan(catalog, start, end, allow_partial=allow_partial).spans, user_id, status
-            )
-        )
+
+        def answer(scanner: Scanner, catalog: Catalog) -> BetTotals:
+            weeks = Weeks(scanner, catalog, allow_partial)
+            return bets.totals(weeks, weeks.spans(start, end), user_id, status and BetStatus(status))
+
+        return await self.scan(answer)
 
     async def query(
         self, sql: str, parameters: Parameters = (), *, start: datetime, end: datetime, allow_partial: bool = False
     ) -> list[Row]:
         """Return the rows of a SELECT of your own over `bets`, `ledger_entries` and `users` in [start, end).
 
-        Times in it are microseconds since the epoch. It can read and nothing else; anything else is a PartitionError.
+        Times in it are microseconds since the epoch. It can read and nothing else; anything else is a PartitionError,
+        and so is a range that reaches more than ten files: its own weeks, and those after them up to the live one.
         """
-        return await self.scan(
-            lambda scanner, catalog: views.run(
-                scanner, catalog, plan(catalog, start, end, allow_partial=allow_partial).spans, sql, parameters
-            )
-        )
+
+        def answer(scanner: Scanner, catalog: Catalog) -> list[Row]:
+            weeks = Weeks(scanner, catalog, allow_partial)
+            return views.run(weeks, weeks.spans(start, end), sql, parameters)
+
+        return await self.scan(answer)

@@ -9,20 +9,27 @@ import sqlite3
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
 
-from betcore_async.errors import PartitionDamagedError, PoolClosedError
+from betcore_async.errors import BetcoreError, PartitionDamagedError, PoolClosedError
+from betcore_async.partitions.catalog import ask
 from betcore_async.partitions.week import Week
 from betcore_async.sqlite.connection import Link, connect_memory
+from betcore_async.sqlite.failures import is_broken, is_interrupt
+from betcore_async.sqlite.migration_history import insist
+from betcore_async.sqlite.pool import CLOSE_TIMEOUT
 from betcore_async.sqlite.retry import is_busy, retry_busy
 
 T = TypeVar("T")
 
 ATTACH_LIMIT = 10
 """SQLITE_MAX_ATTACHED of every stock build."""
+
+
+class StaleCatalogError(Exception):
+    """The files are not any more what the catalog says: read it anew and ask again."""
 
 
 class Scanner:
@@ -35,7 +42,7 @@ class Scanner:
 
     def attach(self, week: Week, path: Path) -> str:
         """Return the schema name under which the week's file is attached; attaches it if it is not."""
-        schema = f"w{week.name.replace('-W', '_')}"
+        schema = _schema(week)
         if self._attached.get(week) == path:
             self._attached.move_to_end(week)
             return schema
@@ -43,11 +50,12 @@ class Scanner:
         while len(self._attached) >= ATTACH_LIMIT:
             self.detach(next(iter(self._attached)))
         try:
-            # An absolute path, and mode=ro: a plain name would be created when missing.
-            self.link.raw.execute(f"ATTACH DATABASE ? AS {schema}", (f"file:{quote(str(path.absolute()))}?mode=ro",))
+            self._attach(schema, path)
         except sqlite3.DatabaseError as error:
-            if is_busy(error):
+            if is_busy(error) or is_interrupt(error):
                 raise
+            if not path.exists():
+                raise StaleCatalogError from error
             raise PartitionDamagedError(
                 f"{path} cannot be read: {error}", week=week, path=path, reason=str(error)
             ) from error
@@ -55,17 +63,32 @@ class Scanner:
         self.link.raw.execute(f"PRAGMA {schema}.cache_size = -256")  # it would be 2 MB for each, to no use
         return schema
 
+    def _attach(self, schema: str, path: Path) -> None:
+        # An absolute path, and mode=ro: a plain name would be created when missing.
+        statement, uri = f"ATTACH DATABASE ? AS {schema}", f"file:{quote(str(path.absolute()))}?mode=ro"
+        try:
+            self.link.raw.execute(statement, (uri,))
+        except sqlite3.OperationalError as error:
+            if is_busy(error) or is_interrupt(error) or not path.exists():
+                raise
+            ask(path, lambda raw: raw.execute("SELECT count(*) FROM sqlite_schema").fetchone())  # repairs what it can
+            self.link.raw.execute(statement, (uri,))
+
     def detach(self, week: Week) -> None:
         """Let go of a week's file, so that it may be moved or finalized."""
-        if self._attached.pop(week, None) is not None:
-            self.link.raw.execute(f"DETACH DATABASE w{week.name.replace('-W', '_')}")
+        if week in self._attached:
+            self.link.raw.execute(f"DETACH DATABASE {_schema(week)}")
+            del self._attached[week]
+
+
+def _schema(week: Week) -> str:
+    return f"w{week.name.replace('-W', '_')}"
 
 
 class Scanners:
     """A few scanners, opened as needed; a caller gets a free one or waits for one."""
 
     def __init__(self, limit: int, busy_timeout: timedelta) -> None:
-        self._limit = limit
         self._busy_timeout = busy_timeout
         self._scanners: list[Scanner] = []
         self._turns = asyncio.Semaphore(limit)
@@ -74,40 +97,72 @@ class Scanners:
     async def run(self, function: Callable[[Scanner], T]) -> T:
         """Return `function(scanner)`, run on the thread of a free scanner in one hop.
 
-        A cancelled caller has its query interrupted and gives the scanner back.
+        A cancelled caller has its query interrupted.
         """
-        async with self._turns, self._take() as scanner:
-            return await retry_busy(
-                lambda: scanner.link.run(lambda _: function(scanner)), self._busy_timeout, "reading weekly files"
-            )
+        return await retry_busy(lambda: self._run(function), self._busy_timeout, "reading weekly files")
+
+    async def _run(self, function: Callable[[Scanner], T]) -> T:
+        async with self._turns:
+            if self._closed:
+                raise PoolClosedError("the partitions are closed")
+            scanner = next((scanner for scanner in self._scanners if not scanner.lock.locked()), None)
+            if scanner is None:
+                scanner = await self._open()
+            async with self._clean_or_destroyed(scanner):
+                return await scanner.link.run(lambda raw: _call(function, scanner, raw))
+
+    async def _open(self) -> Scanner:
+        link = await connect_memory()
+        if self._closed:
+            await link.close()
+            raise PoolClosedError("the partitions were closed")
+        self._scanners.append(Scanner(link))
+        return self._scanners[-1]
 
     @contextlib.asynccontextmanager
-    async def _take(self) -> AsyncIterator[Scanner]:
-        if self._closed:
-            raise PoolClosedError("the partitions are closed")
-        scanner = next((scanner for scanner in self._scanners if not scanner.lock.locked()), None)
-        if scanner is None:
-            scanner = Scanner(await connect_memory())
-            self._scanners.append(scanner)
+    async def _clean_or_destroyed(self, scanner: Scanner) -> AsyncIterator[None]:
         async with scanner.lock:
-            yield scanner
+            try:
+                yield
+            except (BetcoreError, StaleCatalogError):
+                raise
+            except BaseException as error:
+                # Interrupted or failed anywhere: what is attached or open now is anybody's guess.
+                if scanner in self._scanners:
+                    self._scanners.remove(scanner)
+                await scanner.link.close()
+                if self._closed and is_interrupt(error):
+                    raise PoolClosedError("the partitions were closed before this query was done") from error
+                if is_broken(error):
+                    raise PartitionDamagedError(f"a weekly file cannot be read: {error}", reason=str(error)) from error
+                raise
 
     async def forget(self, week: Week) -> None:
-        """Make every scanner let go of a week's file."""
-        for scanner in self._scanners:
+        """Make every scanner let go of a week's file; waits for what they are doing."""
+        for scanner in list(self._scanners):
             async with scanner.lock:
-                await scanner.link.run(partial(_detach, scanner, week))
+                if scanner in self._scanners:
+                    await scanner.link.run(lambda _, scanner=scanner: scanner.detach(week))  # type: ignore[misc]
 
     async def close(self) -> None:
+        """Let running queries finish within ten seconds, interrupt the rest, close everything."""
         self._closed = True
-        while self._scanners:
-            scanner = self._scanners.pop()
-            async with scanner.lock:
-                await scanner.link.close()
+        deadline = asyncio.get_running_loop().time() + CLOSE_TIMEOUT
+        for scanner in list(self._scanners):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(deadline), scanner.lock:
+                    pass
+            if scanner in self._scanners:
+                self._scanners.remove(scanner)
+            await scanner.link.close()
 
 
-def _detach(scanner: Scanner, week: Week, _: sqlite3.Connection) -> None:
-    scanner.detach(week)
+def _call(function: Callable[[Scanner], T], scanner: Scanner, raw: sqlite3.Connection) -> T:
+    try:
+        return function(scanner)
+    finally:
+        if raw.in_transaction:  # it would see the files as they are now for ever
+            insist(raw, "ROLLBACK")
 
 
 def deny_all_but_reading(action: int, *_: str | None) -> int:

@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 
 from betcore_async.errors import PartitionError
 from betcore_async.models import Bet, User
-from betcore_async.partitions.catalog import Partition
-from betcore_async.partitions.plan import Span, holders
-from betcore_async.partitions.scanner import ATTACH_LIMIT, Scanner, deny_all_but_reading
+from betcore_async.partitions.bets import Weeks
+from betcore_async.partitions.plan import Span, readable
+from betcore_async.partitions.scanner import ATTACH_LIMIT, deny_all_but_reading
 from betcore_async.partitions.week import Week
+from betcore_async.sqlite.migration_history import insist
 from betcore_async.sqlite.retry import error_code
 from betcore_async.sqlite.rows import Row
 from betcore_async.sqlite.transaction import Parameters
@@ -22,29 +23,21 @@ _ENTRY = "id, user_id, version, amount, balance_after, ref_type, ref_id, metadat
 _VIEWS = ("bets", "ledger_entries", "users")
 
 
-def run(
-    scanner: Scanner,
-    partitions: Mapping[Week, Partition],
-    spans: Sequence[Span],
-    sql: str,
-    parameters: Parameters,
-) -> list[Row]:
+def run(weeks: Weeks, spans: Sequence[Span], sql: str, parameters: Parameters) -> list[Row]:
     """Return the rows of one SELECT over the views. It can read, and nothing else.
 
     Raises PartitionError when the spans, and the weeks after them that may hold outcomes, are more than ten files.
     """
-    if not spans:
-        return []
-    later = holders(partitions, spans[-1].partition.week)
-    reached = [*(span.partition for span in spans), *later]
+    spans = spans or [Span(readable(weeks.catalog)[-1], 0, 0)]  # no week, no rows; but a count of them is 0
+    reached = [*(span.partition for span in spans), *weeks.after(spans[-1].partition.week)]
     if len(reached) > ATTACH_LIMIT:
         raise PartitionError(
             f"the range reaches {len(reached)} weekly files up to the live one, SQLite attaches {ATTACH_LIMIT}; "
             "narrow it, or use query_bets, count_bets and sum_bets, which have no such limit",
             weeks=tuple(partition.week for partition in reached),
         )
-    schemas = {partition.week: scanner.attach(partition.week, partition.path) for partition in reached}
-    raw = scanner.link.raw
+    schemas = {partition.week: weeks.attach(partition) for partition in reached}
+    raw = weeks.scanner.link.raw
     try:
         for name, body in _bodies(schemas, spans).items():
             raw.execute(f"CREATE TEMP VIEW {name} AS {body}")
@@ -57,7 +50,7 @@ def run(
     finally:
         raw.set_authorizer(None)
         for name in _VIEWS:
-            raw.execute(f"DROP VIEW IF EXISTS temp.{name}")
+            insist(raw, f"DROP VIEW IF EXISTS temp.{name}")
 
 
 def _bodies(schemas: Mapping[Week, str], spans: Sequence[Span]) -> dict[str, str]:

@@ -14,6 +14,7 @@ from betcore_async.errors import ModelError
 
 _NAME = re.compile(r"([0-9]{4})-W([0-9]{2})", re.ASCII)
 _LENGTH = timedelta(days=7)
+_FIRST = datetime(1, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -36,8 +37,14 @@ class Week:
 
     @classmethod
     def of(cls, moment: datetime) -> Self:
-        """Return the week that `moment` (an aware datetime) falls into, in UTC."""
-        year, number, _ = from_microseconds(to_microseconds(moment)).isocalendar()
+        """Return the week that `moment` (an aware datetime) falls into, in UTC.
+
+        Raises ModelError for a naive datetime and outside the weeks 0001-W01 to 9999-W51.
+        """
+        try:
+            year, number, _ = from_microseconds(to_microseconds(moment)).isocalendar()
+        except (ValueError, OverflowError) as error:
+            raise ModelError(f"{moment} is in no week: {error}", field="week") from None
         return cls(f"{year:04}-W{number:02}")
 
     @classmethod
@@ -64,7 +71,13 @@ class Week:
         return Week.of(self.end)
 
     def previous(self) -> "Week":
-        return Week.of(self.start - timedelta(days=1))
+        if self.start == _FIRST:
+            raise ModelError(f"there is no week before {self}", field="week")
+        return Week.of(self.start - _LENGTH)
+
+    def clamp(self, moment: int) -> int:
+        """Return `moment`, in microseconds since the epoch, or the moment of this week that is nearest to it."""
+        return min(max(moment, self.starts_at), self.ends_at - 1)
 
     def __str__(self) -> str:
         return self.name
