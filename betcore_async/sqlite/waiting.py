@@ -29,13 +29,14 @@ class State(Enum):
 class Item:
     """One place in the line. Started or abandoned, whichever comes first; the line's lock decides."""
 
-    __slots__ = ("enqueued_at", "future", "patient", "state")
+    __slots__ = ("answered", "enqueued_at", "future", "patient", "state")
 
     def __init__(self, future: "asyncio.Future[Any]", *, patient: bool = False) -> None:
         self.future = future
         self.enqueued_at = monotonic()
         self.patient = patient  # its caller has a timeout of its own
         self.state = State.WAITING
+        self.answered = False  # also when nobody listened: no other answer will come
 
 
 class Job(Item):
@@ -249,6 +250,7 @@ class Retries:
 
 def settle(item: Item, result: object = None, error: BaseException | None = None) -> None:
     """Answer the caller of an item, if it still listens."""
+    item.answered = True
     if item.future.done():
         return
     if error is None:

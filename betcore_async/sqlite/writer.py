@@ -76,7 +76,7 @@ class Writer:
             return await job.future  # type: ignore[no-any-return]
         except asyncio.CancelledError:
             self._counters.cancelled += 1
-            if not self._line.abandon(job) and job.future.cancelled():
+            if not self._line.abandon(job) and not job.answered:
                 job.cancelled = True
                 job.future = self._loop.create_future()  # the first one was cancelled with its caller
                 await finish(asyncio.wait([job.future]))
