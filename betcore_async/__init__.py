@@ -5,75 +5,213 @@ async with Betcore() as core:
     bet = await core.bets.place(user.id, "BTC-USD:46300-46400", amount=500, reward_rate=1.9)
 """
 
-from betcore_async.app import Betcore
-from betcore_async.asgi import RequestContextMiddleware
-from betcore_async.clock import Clock, ManualClock, system_clock
-from betcore_async.config import (
-    DatabaseSettings,
-    Durability,
-    LogSettings,
-    PartitionsSettings,
-    PricesSettings,
-    RedisSettings,
-    Settings,
-)
-from betcore_async.health import Health, Stats
-from betcore_async.logs import bind_request_id, configure_logging, get_logger
-from betcore_async.models import Bet, BetStatus, Candle, LedgerEntry, PricePoint, User
-from betcore_async.partitions import BetPage, BetTotals, Cursor, PartitionInfo, PartitionManager, RotationReport, Week
-from betcore_async.redis import EmbeddedRedis, Gap, Message, PriceCache, PubSubHub, Reconnected, RedisClient
-from betcore_async.sqlite import ExecuteResult, PoolHealth, PoolStats, Row, SQLitePool, Transaction
-from betcore_async.sqlite.migrations import Migrator
-from betcore_async.stores import AuditReport, BetStore, LedgerStore, UserStore, Violation
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from betcore_async.app import Betcore
+    from betcore_async.asgi import RequestContextMiddleware
+    from betcore_async.clock import Clock, ManualClock, system_clock
+    from betcore_async.config import (
+        DatabaseSettings,
+        Durability,
+        LogSettings,
+        PartitionSettings,
+        PriceSettings,
+        RedisSettings,
+        Settings,
+    )
+    from betcore_async.errors import (
+        BetcoreError,
+        BetNotFoundError,
+        BusyTimeoutError,
+        CommitOutcomeUnknownError,
+        ConcurrentUpdateError,
+        ConfigError,
+        DatabaseError,
+        DuplicateMigrationError,
+        FeedError,
+        IdempotencyConflictError,
+        InsufficientFundsError,
+        InvalidTransitionError,
+        LedgerError,
+        MigrationDownMissingError,
+        MigrationEditedError,
+        MigrationError,
+        MigrationFileError,
+        MigrationGapError,
+        MigrationMissingError,
+        MigrationStatementError,
+        ModelError,
+        NotBetcoreDatabaseError,
+        PartitionArchivedError,
+        PartitionDamagedError,
+        PartitionError,
+        PartitionMissingError,
+        PartitionSealedError,
+        PoolClosedError,
+        PoolTimeoutError,
+        RedisAuthError,
+        RedisClosedError,
+        RedisCommandError,
+        RedisError,
+        RedisLockError,
+        RedisOutcomeUnknownError,
+        RedisTimeoutError,
+        RedisUnavailableError,
+        RotationError,
+        SchemaDriftError,
+        SchemaTooNewError,
+        SlowSubscriberError,
+        StorageFullError,
+        TooManyWaitersError,
+        UserExistsError,
+        UserNotFoundError,
+        WalUnavailableError,
+    )
+    from betcore_async.health import Health, Stats
+    from betcore_async.logs import bind_request_id, configure_logging, get_logger
+    from betcore_async.models import Bet, BetStatus, Candle, LedgerEntry, PricePoint, User
+    from betcore_async.partitions import (
+        BetPage,
+        BetTotals,
+        Cursor,
+        PartitionInfo,
+        PartitionManager,
+        RotationReport,
+        Week,
+    )
+    from betcore_async.redis import EmbeddedRedis, Gap, Message, PriceCache, PubSubHub, Reconnected, RedisClient
+    from betcore_async.sqlite import ExecuteResult, PoolHealth, PoolStats, Row, SQLitePool, Transaction
+    from betcore_async.sqlite.migrations import Migrator
+    from betcore_async.stores import AuditReport, BetStore, LedgerStore, UserStore, Violation
 
 __all__ = [
     "AuditReport",
     "Bet",
+    "BetNotFoundError",
     "BetPage",
     "BetStatus",
     "BetStore",
     "BetTotals",
     "Betcore",
+    "BetcoreError",
+    "BusyTimeoutError",
     "Candle",
     "Clock",
+    "CommitOutcomeUnknownError",
+    "ConcurrentUpdateError",
+    "ConfigError",
     "Cursor",
+    "DatabaseError",
     "DatabaseSettings",
+    "DuplicateMigrationError",
     "Durability",
     "EmbeddedRedis",
     "ExecuteResult",
+    "FeedError",
     "Gap",
     "Health",
+    "IdempotencyConflictError",
+    "InsufficientFundsError",
+    "InvalidTransitionError",
     "LedgerEntry",
+    "LedgerError",
     "LedgerStore",
     "LogSettings",
     "ManualClock",
     "Message",
+    "MigrationDownMissingError",
+    "MigrationEditedError",
+    "MigrationError",
+    "MigrationFileError",
+    "MigrationGapError",
+    "MigrationMissingError",
+    "MigrationStatementError",
     "Migrator",
+    "ModelError",
+    "NotBetcoreDatabaseError",
+    "PartitionArchivedError",
+    "PartitionDamagedError",
+    "PartitionError",
     "PartitionInfo",
     "PartitionManager",
-    "PartitionsSettings",
+    "PartitionMissingError",
+    "PartitionSealedError",
+    "PartitionSettings",
+    "PoolClosedError",
     "PoolHealth",
     "PoolStats",
+    "PoolTimeoutError",
     "PriceCache",
     "PricePoint",
-    "PricesSettings",
+    "PriceSettings",
     "PubSubHub",
     "Reconnected",
+    "RedisAuthError",
     "RedisClient",
+    "RedisClosedError",
+    "RedisCommandError",
+    "RedisError",
+    "RedisLockError",
+    "RedisOutcomeUnknownError",
     "RedisSettings",
+    "RedisTimeoutError",
+    "RedisUnavailableError",
     "RequestContextMiddleware",
+    "RotationError",
     "RotationReport",
     "Row",
     "SQLitePool",
+    "SchemaDriftError",
+    "SchemaTooNewError",
     "Settings",
+    "SlowSubscriberError",
     "Stats",
+    "StorageFullError",
+    "TooManyWaitersError",
     "Transaction",
     "User",
+    "UserExistsError",
+    "UserNotFoundError",
     "UserStore",
     "Violation",
+    "WalUnavailableError",
     "Week",
     "bind_request_id",
     "configure_logging",
     "get_logger",
     "system_clock",
 ]
+
+# Imported when first asked for, from the first of these that has the name: `betcore --help`, or a program that wants
+# the pool alone, does not load the rest.
+_MODULES = [
+    "errors",
+    "clock",
+    "config",
+    "models",
+    "sqlite",
+    "sqlite.migrations",
+    "redis",
+    "partitions",
+    "stores",
+    "logs",
+    "asgi",
+    "health",
+    "app",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        for module in _MODULES:
+            home = import_module(f"{__name__}.{module}")
+            if hasattr(home, name):
+                value = globals()[name] = getattr(home, name)
+                return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

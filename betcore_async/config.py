@@ -158,7 +158,7 @@ class RedisSettings(_Part):
             ) from None
 
 
-class PricesSettings(_Part):
+class PriceSettings(_Part):
     """How long and how many prices are kept in Redis, and under which keys."""
 
     key_prefix: str = Field(
@@ -176,7 +176,7 @@ class PricesSettings(_Part):
     )
 
 
-class PartitionsSettings(_Part):
+class PartitionSettings(_Part):
     """How the weekly files are opened and rotated."""
 
     migrate_on_open: bool = Field(default=True, description="Bring every weekly file to the newest schema at start")
@@ -202,8 +202,8 @@ class Settings(BaseSettings):
     log: LogSettings = LogSettings()
     db: DatabaseSettings = DatabaseSettings()
     redis: RedisSettings = RedisSettings()
-    prices: PricesSettings = PricesSettings()
-    partitions: PartitionsSettings = PartitionsSettings()
+    prices: PriceSettings = PriceSettings()
+    partitions: PartitionSettings = PartitionSettings()
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -224,11 +224,12 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        # A stray DB=… or REDIS=url in the environment would be taken for a whole part: such keys are not ours.
+        # Only names that are ours: a stray REDIS=url would be taken for a whole part, and the REDIS_URL or DB_HOST of
+        # another program for a setting that does not exist. `betcore doctor` tells names that look like a slip.
+        ours = {name.lower() for name in variable_names()}
         for source in (env_settings, dotenv_settings):
             names: Mapping[str, str | None] = getattr(source, "env_vars", {})
-            kept = {name: value for name, value in names.items() if name.lower() not in cls.model_fields}
-            source.env_vars = kept  # type: ignore[attr-defined]
+            source.env_vars = {name: value for name, value in names.items() if name.lower() in ours}  # type: ignore[attr-defined]
         secrets = os.environ.get("SECRETS_DIR")
         if secrets is None:
             return init_settings, env_settings, dotenv_settings

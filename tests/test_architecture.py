@@ -32,6 +32,18 @@ def test_imports_go_downwards_only():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_the_command_line_shows_its_help_without_loading_the_toolkit():
+    code = "import sys, betcore_async.cli.application; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"redis", "aiosqlite", "pydantic_settings"} & set(loaded)
+
+
+def test_every_error_is_a_public_name():
+    errors = importlib.import_module("betcore_async.errors")
+    kinds = {name for name, thing in vars(errors).items() if isinstance(thing, type) and not name.startswith("_")}
+    assert kinds <= {*betcore_async.__all__, "Any"}
+
+
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_a_module_is_short_enough_to_read(path):
     assert len(path.read_text().splitlines()) <= LONGEST_MODULE

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from betcore_async.clock import ManualClock
-from betcore_async.config import DatabaseSettings, PartitionsSettings
+from betcore_async.config import DatabaseSettings, PartitionSettings
 from betcore_async.partitions import PartitionManager, Week
 from betcore_async.sqlite.migrations import Migrator
 from betcore_async.stores import BetStore, LedgerStore, SQLiteLedger, UserStore
@@ -52,7 +52,7 @@ def settings_for(folder: Path, **others: Any) -> DatabaseSettings:
 def manager_for(
     folder: Path, clock: ManualClock, migrator: Migrator | None = None, *, migrate: bool = True, **others: Any
 ) -> PartitionManager:
-    partitions = PartitionsSettings(migrate_on_open=migrate)
+    partitions = PartitionSettings(migrate_on_open=migrate)
     return PartitionManager(settings_for(folder, **others), partitions, clock=clock, migrator=migrator)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from betcore_async.app import Betcore
 from betcore_async.clock import ManualClock
-from betcore_async.config import PricesSettings, RedisSettings, Settings
+from betcore_async.config import PriceSettings, RedisSettings, Settings
 from betcore_async.demo.cells import Cell, window_length
 from betcore_async.demo.feed import FeedFacts
 from betcore_async.demo.folder import DataFolder, RunTerms, chosen_folder, private_folder
@@ -78,7 +78,7 @@ class Demo:
         parts = {
             "db": self.plan.settings.db.model_copy(update={"path": folder.database}),
             "redis": redis,
-            "prices": PricesSettings(key_prefix=folder.run),  # on a server of the user's own others may live, too
+            "prices": PriceSettings(key_prefix=folder.run),  # on a server of the user's own others may live, too
         }
         async with Betcore(self.plan.settings.model_copy(update=parts), clock=self._clock) as betcore:
             try:

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
 from betcore_async.clock import Clock, system_clock, to_microseconds
-from betcore_async.config import DatabaseSettings, Durability, PartitionsSettings
+from betcore_async.config import DatabaseSettings, Durability, PartitionSettings
 from betcore_async.errors import (
     BetcoreError,
     MigrationError,
@@ -41,7 +41,7 @@ SCANNERS = 2
 """Threads that read weekly files at the same time."""
 
 _DEFAULT_DATABASE = DatabaseSettings()
-_DEFAULT_PARTITIONS = PartitionsSettings()
+_DEFAULT_PARTITIONS = PartitionSettings()
 
 
 class Replay(Protocol[R_co]):
@@ -63,7 +63,7 @@ class PartitionManager(PartitionRouter):
     def __init__(
         self,
         database: DatabaseSettings = _DEFAULT_DATABASE,
-        settings: PartitionsSettings = _DEFAULT_PARTITIONS,
+        settings: PartitionSettings = _DEFAULT_PARTITIONS,
         *,
         clock: Clock = system_clock,
         migrator: Migrator | None = None,

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from betcore_async.clock import Clock, from_microseconds, system_clock
-from betcore_async.config import PricesSettings
+from betcore_async.config import PriceSettings
 from betcore_async.errors import ModelError
 from betcore_async.models import Candle, PricePoint
 from betcore_async.redis.buffers import Policy
@@ -41,12 +41,12 @@ class PriceCache:
     def __init__(
         self,
         client: RedisClient,
-        settings: PricesSettings | None = None,
+        settings: PriceSettings | None = None,
         clock: Clock = system_clock,
         hub: PubSubHub | None = None,
     ) -> None:
         self._client = client
-        self._settings = settings or PricesSettings()
+        self._settings = settings or PriceSettings()
         self._clock = clock
         self._hub = hub
         if not _PREFIX.fullmatch(self._settings.key_prefix):

@@ -135,6 +135,14 @@ def test_stray_variables_named_like_a_part_are_not_ours(monkeypatch, tmp_path, s
     assert Settings() == Settings.model_construct()
 
 
+def test_variables_of_other_programs_are_left_alone(monkeypatch, tmp_path):
+    for name in ("REDIS_URL", "DB_HOST", "LOG_FILE", "PARTITIONS_X"):
+        monkeypatch.setenv(name, "somebody else's")
+    (tmp_path / ".env").write_text("DB_USER=postgres\n")
+    monkeypatch.chdir(tmp_path)
+    assert Settings() == Settings(_env_file=None)
+
+
 def test_all_problems_are_told_at_once_by_variable_name(monkeypatch):
     wrong = {
         "LOG_LEVEL": "loud",

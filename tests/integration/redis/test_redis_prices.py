@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from betcore_async.clock import ManualClock
-from betcore_async.config import PricesSettings, RedisSettings
+from betcore_async.config import PriceSettings, RedisSettings
 from betcore_async.errors import ModelError
 from betcore_async.models import PricePoint
 from betcore_async.redis import Gap, PriceCache, PubSubHub, Reconnected, RedisClient, decode_tick
@@ -29,7 +29,7 @@ def clock():
 @pytest.fixture
 def make_prices(client, hub, clock, unique):
     def make(**options):
-        return PriceCache(client, PricesSettings(key_prefix=unique, **options), clock, hub)
+        return PriceCache(client, PriceSettings(key_prefix=unique, **options), clock, hub)
 
     return make
 
@@ -213,7 +213,7 @@ async def test_bad_ranges_are_refused_by_field(prices):
 def test_a_key_prefix_that_would_break_keys_or_patterns_is_refused(client):
     for prefix in ("a{b}", "a*", "a b"):
         with pytest.raises(ModelError):
-            PriceCache(client, PricesSettings(key_prefix=prefix))
+            PriceCache(client, PriceSettings(key_prefix=prefix))
 
 
 async def test_a_tick_is_published_after_it_was_written(prices, hub):
@@ -248,7 +248,7 @@ async def test_a_stream_begins_with_what_is_known_and_goes_on_with_what_is_newer
 
 
 async def test_a_stream_works_without_a_hub(client, unique, clock):
-    prices = PriceCache(client, PricesSettings(key_prefix=unique), clock)
+    prices = PriceCache(client, PriceSettings(key_prefix=unique), clock)
     await prices.set_price("A", 1)
     async with prices.stream("A") as stream:
         assert (await anext(stream)).price == 1
@@ -296,7 +296,7 @@ def test_the_cache_agrees_with_a_model_of_it(redis_url, unique, batches, limits)
     width, age, most = limits
 
     async def check():
-        options = PricesSettings(key_prefix=unique, history_max_age=age * SECOND, history_max_points=most)
+        options = PriceSettings(key_prefix=unique, history_max_age=age * SECOND, history_max_points=most)
         model, newest = [], None
         async with RedisClient(RedisSettings.from_url(redis_url)) as client:
             for key in await client.execute("KEYS", f"{unique}*"):
@@ -328,7 +328,7 @@ def test_the_cache_agrees_with_a_model_of_it(redis_url, unique, batches, limits)
 
 
 async def test_a_hub_of_ones_own_is_closed_with_the_stream(client, unique, clock):
-    prices = PriceCache(client, PricesSettings(key_prefix=unique), clock)
+    prices = PriceCache(client, PriceSettings(key_prefix=unique), clock)
     before = len(asyncio.all_tasks())
     async with prices.stream("A"):
         assert len(asyncio.all_tasks()) > before
@@ -337,7 +337,7 @@ async def test_a_hub_of_ones_own_is_closed_with_the_stream(client, unique, clock
 
 async def test_another_process_sees_the_ticks(client, redis_url, unique, clock):
     async with RedisClient(RedisSettings.from_url(redis_url)) as other, PubSubHub(other) as hub:
-        theirs = PriceCache(other, PricesSettings(key_prefix=unique), clock, hub)
+        theirs = PriceCache(other, PriceSettings(key_prefix=unique), clock, hub)
         async with theirs.stream("A") as stream:
-            await PriceCache(client, PricesSettings(key_prefix=unique), clock).set_price("A", 5)
+            await PriceCache(client, PriceSettings(key_prefix=unique), clock).set_price("A", 5)
             assert (await anext(stream)).price == 5
