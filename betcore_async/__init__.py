@@ -186,21 +186,10 @@ __all__ = [
 
 # Imported when first asked for, from the first of these that has the name: `betcore --help`, or a program that wants
 # the pool alone, does not load the rest.
-_MODULES = [
-    "errors",
-    "clock",
-    "config",
-    "models",
-    "sqlite",
-    "sqlite.migrations",
-    "redis",
-    "partitions",
-    "stores",
-    "logs",
-    "asgi",
-    "health",
-    "app",
-]
+_MODULES = (
+    *("errors", "clock", "config", "models", "sqlite", "sqlite.migrations", "redis", "partitions", "stores"),
+    *("logs", "asgi", "health", "app"),
+)
 
 
 def __getattr__(name: str) -> Any:
