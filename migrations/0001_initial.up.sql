@@ -31,6 +31,18 @@ CREATE TABLE users (
     updated_at     INTEGER NOT NULL
 ) STRICT;
 
+CREATE TRIGGER users_keep_their_identity
+BEFORE UPDATE OF id, wallet_address, created_at ON users
+BEGIN
+    SELECT RAISE(ABORT, 'the identity of a user is fixed');
+END;
+
+CREATE TRIGGER users_are_kept
+BEFORE DELETE ON users
+BEGIN
+    SELECT RAISE(ABORT, 'users are never deleted');
+END;
+
 -- placed_at before the file's starts_at marks a bet that was carried over still open;
 -- its home row stays in the week in which it was placed.
 CREATE TABLE bets (
@@ -52,13 +64,13 @@ CREATE INDEX bets_by_user ON bets (user_id, placed_at, id);
 CREATE INDEX bets_open_by_cell ON bets (cell_id, id) WHERE status IN ('pending', 'confirmed');
 
 CREATE TRIGGER bets_status_moves_forward
-BEFORE UPDATE OF status ON bets
+BEFORE UPDATE OF status, resolved_at, payout_amount ON bets
 WHEN NOT (
     (OLD.status = 'pending' AND NEW.status IN ('confirmed', 'won', 'lost', 'cancelled'))
     OR (OLD.status = 'confirmed' AND NEW.status IN ('won', 'lost', 'cancelled'))
 )
 BEGIN
-    SELECT RAISE(ABORT, 'a bet cannot change its status this way');
+    SELECT RAISE(ABORT, 'a bet that is decided stays so, an open one moves along the states of a bet');
 END;
 
 CREATE TRIGGER bets_terms_are_fixed

@@ -129,7 +129,8 @@ def move_money(books: Books, command: Deposit | Withdraw | Transfer) -> LedgerEn
         return known
     if isinstance(command, Transfer):
         _give(books, command.to_user_id, command.amount, ("transfer_in", command.id, {"from": user_id}))
-    return _book(books, (user_id, *changed), amount, (kind, command.id, metadata))
+    row = _book(books, (user_id, *changed), amount, (kind, command.id, metadata))
+    return entries_from_rows([row])[0]
 
 
 def place_bet(books: Books, command: PlaceBet) -> Bet:
@@ -197,22 +198,22 @@ def _change_once(books: Books, identifier: str, user_id: str, amount: int) -> tu
     return changed
 
 
-def _give(books: Books, user_id: str, amount: int, reference: _Reference) -> LedgerEntry:
+def _give(books: Books, user_id: str, amount: int, reference: _Reference) -> None:
     """Add to a balance, with its entry. Raises UserNotFoundError, LedgerError where it cannot grow so much."""
     change = {"amount": amount, "now": books.now, "user_id": user_id}
     changed = books.raw.execute(_CHANGE_ALWAYS, change).fetchone()
     if changed is None:
         raise _refused(books.raw, user_id, amount) or unknown_user(user_id)
-    return _book(books, (user_id, *changed), amount, reference)
+    _book(books, (user_id, *changed), amount, reference)
 
 
-def _book(books: Books, user: tuple[str, int, int], amount: int, reference: _Reference) -> LedgerEntry:
-    """Write the ledger entry of a change; `user` is id, balance and version after it."""
+def _book(books: Books, user: tuple[str, int, int], amount: int, reference: _Reference) -> tuple[Any, ...]:
+    """Write the ledger entry of a change; `user` is id, balance and version after it. Returns its `ENTRY_COLUMNS`."""
     user_id, balance, version = user
     kind, ref_id, metadata = reference
     entry_id, text = books.new_id(), None if metadata is None else json.dumps(metadata)
     books.raw.execute(INSERT_ENTRY, (entry_id, user_id, version, amount, balance, kind, ref_id, text, books.now))
-    return entries_from_rows([(entry_id, user_id, amount, balance, kind, ref_id, text, books.now)])[0]
+    return entry_id, user_id, amount, balance, kind, ref_id, text, books.now
 
 
 def user_of(raw: sqlite3.Connection, user_id: str) -> User | None:

@@ -5,8 +5,10 @@ CREATE TABLE users (id TEXT PRIMARY KEY, wallet_address TEXT NOT NULL UNIQUE, ba
 CREATE INDEX bets_by_user ON bets (user_id, placed_at, id);
 CREATE INDEX bets_open_by_cell ON bets (cell_id, id) WHERE status IN ('pending', 'confirmed');
 CREATE TRIGGER bets_are_kept BEFORE DELETE ON bets BEGIN SELECT RAISE(ABORT, 'bets are never deleted'); END;
-CREATE TRIGGER bets_status_moves_forward BEFORE UPDATE OF status ON bets WHEN NOT ((OLD.status = 'pending' AND NEW.status IN ('confirmed', 'won', 'lost', 'cancelled')) OR (OLD.status = 'confirmed' AND NEW.status IN ('won', 'lost', 'cancelled'))) BEGIN SELECT RAISE(ABORT, 'a bet cannot change its status this way'); END;
+CREATE TRIGGER bets_status_moves_forward BEFORE UPDATE OF status, resolved_at, payout_amount ON bets WHEN NOT ((OLD.status = 'pending' AND NEW.status IN ('confirmed', 'won', 'lost', 'cancelled')) OR (OLD.status = 'confirmed' AND NEW.status IN ('won', 'lost', 'cancelled'))) BEGIN SELECT RAISE(ABORT, 'a bet that is decided stays so, an open one moves along the states of a bet'); END;
 CREATE TRIGGER bets_terms_are_fixed BEFORE UPDATE OF id, user_id, cell_id, amount, reward_ppm, placed_at ON bets BEGIN SELECT RAISE(ABORT, 'the terms of a bet are fixed'); END;
 CREATE TRIGGER ledger_entries_are_kept BEFORE DELETE ON ledger_entries BEGIN SELECT RAISE(ABORT, 'ledger entries are never deleted'); END;
 CREATE TRIGGER ledger_entries_are_never_changed BEFORE UPDATE ON ledger_entries BEGIN SELECT RAISE(ABORT, 'ledger entries are never changed'); END;
 CREATE TRIGGER partition_meta_sealed_is_final BEFORE UPDATE ON partition_meta WHEN OLD.state = 'sealed' BEGIN SELECT RAISE(ABORT, 'this week is sealed'); END;
+CREATE TRIGGER users_are_kept BEFORE DELETE ON users BEGIN SELECT RAISE(ABORT, 'users are never deleted'); END;
+CREATE TRIGGER users_keep_their_identity BEFORE UPDATE OF id, wallet_address, created_at ON users BEGIN SELECT RAISE(ABORT, 'the identity of a user is fixed'); END;
