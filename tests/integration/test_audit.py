@@ -1,0 +1,563 @@
+"""The audit: it is silent while the books are right, and names rule, week and row for every fault planted by hand."""
+
+import asyncio
+from dataclasses import dataclass
+
+import pytest
+from ledger_files import CELL, NOON, WEEK, by_hand, open_books, path_of
+
+from betcore_async.clock import ManualClock, to_microseconds
+from betcore_async.errors import ModelError, PartitionMissingError
+from betcore_async.partitions import Week
+from betcore_async.stores import Violation
+from betcore_async.stores.audit import MOST_PER_RULE
+from betcore_async.stores.audit_rules import ACROSS, WITHIN
+
+FIRST, SECOND, THIRD = "2026-W47", "2026-W48", "2026-W49"
+
+
+@dataclass
+class Story:
+    """Three weeks in which everything happened that can happen."""
+
+    folder: object
+    clock: ManualClock
+    names: dict[str, str]
+    """Ids of users and bets."""
+
+    def __getitem__(self, name):
+        return self.names[name]
+
+    def plant(self, week, *statements):
+        with by_hand(path_of(self.folder, week)) as raw:
+            for sql in statements:
+                assert raw.execute(sql, self.names if ":" in sql else ()).rowcount, f"changed nothing: {sql}"
+
+    def value(self, week, sql):
+        with by_hand(path_of(self.folder, week)) as raw:
+            return raw.execute(sql, self.names if ":" in sql else ()).fetchone()[0]
+
+    async def audit(self, **options):
+        async with open_books(self.folder, self.clock) as books:
+            return await books.ledger.audit(**options)
+
+
+async def a_week_of_bets(books, names, label):
+    users, bets = books.users, books.bets
+    for status in ("open", "confirmed", "won", "lost", "cancelled", "refused"):
+        amount = 10**9 if status == "refused" else 100
+        names[f"{label}_{status}"] = (await bets.place(names["ann"], CELL, amount, 1.5)).id
+    await bets.confirm(names[f"{label}_confirmed"])
+    await bets.settle(names[f"{label}_won"], True)
+    await bets.settle(names[f"{label}_lost"], False)
+    await bets.cancel(names[f"{label}_cancelled"])
+    deposit = await users.deposit(names["ann"], 7)
+    names[f"{label}_deposit"], names[f"{label}_deposit_ref"] = deposit.id, deposit.ref_id
+    await users.withdraw(names["bob"], 3)
+    names[f"{label}_transfer"] = (await users.transfer(names["ann"], names["bob"], 11)).id
+
+
+@pytest.fixture
+async def story(tmp_path):
+    clock, names = ManualClock(NOON), {}
+    async with open_books(tmp_path, clock) as books:
+        for wallet in ("ann", "bob"):
+            names[wallet] = (await books.users.create(wallet, 10_000)).id
+        await a_week_of_bets(books, names, "first")
+        await books.next_week()
+        names["eve"] = (await books.users.create("eve", 500)).id
+        await books.bets.settle(names["first_open"], True)
+        await a_week_of_bets(books, names, "second")
+        await books.next_week()
+        await a_week_of_bets(books, names, "third")
+        await books.bets.cancel(names["first_confirmed"])
+    return Story(tmp_path, clock, names)
+
+
+async def test_books_that_are_right_pass_and_are_counted(story):
+    report = await story.audit()
+    assert report.ok
+    assert report.violations == ()
+    assert report.counts == {
+        "weeks": 3,
+        "users": 3,
+        "held": 20_500 - 1_500 + 600 + 400 + 21 - 9,
+        "bets": 18,
+        "entries": 3 + 3 * 5 + 4 + 4 + 3 * 4,
+        "opened": 20_500,
+        "deposited": 21,
+        "withdrawn": 9,
+        "staked": 1_500,
+        "paid": 600,
+        "refunded": 400,
+        "money_in": 20_500 + 21 + 600 + 400,
+        "money_out": 20_500 + 21 + 600 + 400,
+    }
+
+
+async def test_an_empty_ledger_passes(tmp_path):
+    async with open_books(tmp_path) as books:
+        report = await books.ledger.audit()
+    assert report.ok
+    assert report.counts["weeks"] == 1
+    assert report.counts["money_in"] == report.counts["money_out"] == 0
+
+
+ENTRY = "(SELECT id FROM ledger_entries WHERE ref_type = '{kind}' AND ref_id = :{ref})"
+
+# rule, week, id of the row (SQL or a name), statements that plant the fault
+FAULTS = [
+    ("balance == sum of entries", THIRD, "ann", ["UPDATE users SET balance = balance + 1 WHERE id = :ann"]),
+    ("balance == sum of entries", FIRST, "bob", ["UPDATE users SET balance = 0 WHERE id = :bob"]),
+    (
+        "balance == sum of entries",
+        SECOND,
+        "ann",
+        ["DELETE FROM ledger_entries WHERE id = :second_deposit"],
+    ),
+    ("versions are dense", SECOND, None, ["DELETE FROM ledger_entries WHERE id = :second_deposit"]),
+    (
+        "the last entry has the user's version",
+        THIRD,
+        "bob",
+        ["DELETE FROM ledger_entries WHERE user_id = :bob AND ref_type = 'transfer_in'"],
+    ),
+    (
+        "the last entry has the user's version",
+        THIRD,
+        "eve",
+        ["UPDATE users SET version = version + 1 WHERE id = :eve"],
+    ),
+    (
+        "balance_after is the running balance",
+        THIRD,
+        "third_deposit",
+        ["UPDATE ledger_entries SET amount = amount + 1 WHERE id = :third_deposit"],
+    ),
+    (
+        "balance_after is the running balance",
+        THIRD,
+        "third_deposit",
+        ["UPDATE ledger_entries SET balance_after = 0 WHERE id = :third_deposit"],
+    ),
+    (
+        "each user has one opening, and it comes first",
+        SECOND,
+        "eve",
+        ["DELETE FROM ledger_entries WHERE user_id = :eve"],
+    ),
+    (
+        "each user has one opening, and it comes first",
+        FIRST,
+        "ann",
+        ["UPDATE ledger_entries SET ref_type = 'deposit' WHERE user_id = :ann AND version = 1"],
+    ),
+    (
+        "each user has one opening, and it comes first",
+        SECOND,
+        "ann",
+        ["UPDATE ledger_entries SET ref_type = 'opening' WHERE id = :second_deposit"],
+    ),
+    (
+        "a funded bet has its stake",
+        SECOND,
+        "second_lost",
+        ["DELETE FROM ledger_entries WHERE ref_type = 'stake' AND ref_id = :second_lost"],
+    ),
+    (
+        "a funded bet has its stake",
+        FIRST,
+        "first_open",
+        ["UPDATE bets SET amount = amount - 1 WHERE id = :first_open"],
+    ),
+    (
+        "a funded bet has its stake",
+        FIRST,
+        "first_refused",
+        ["UPDATE bets SET status = 'lost' WHERE id = :first_refused"],
+    ),
+    (
+        "a funded bet has its stake",
+        FIRST,
+        "first_lost",
+        ["UPDATE bets SET user_id = :bob WHERE id = :first_lost"],
+    ),
+    (
+        "a stake has its funded bet",
+        THIRD,
+        ENTRY.format(kind="stake", ref="third_open"),
+        ["DELETE FROM bets WHERE id = :third_open"],
+    ),
+    (
+        "a stake has its funded bet",
+        THIRD,
+        ENTRY.format(kind="stake", ref="third_lost"),
+        ["UPDATE bets SET status = 'insufficient_funds' WHERE id = :third_lost"],
+    ),
+    (
+        "a won bet is paid amount × rate",
+        SECOND,
+        "second_won",
+        [
+            "UPDATE bets SET payout_amount = 300 WHERE id = :second_won",
+            "UPDATE ledger_entries SET amount = 300 WHERE ref_type = 'payout' AND ref_id = :second_won",
+        ],
+    ),
+    (
+        "a won bet is paid amount × rate",
+        SECOND,
+        "first_open",
+        ["UPDATE ledger_entries SET amount = 149 WHERE ref_type = 'payout' AND ref_id = :first_open"],
+    ),
+    (
+        "a won bet is paid amount × rate",
+        FIRST,
+        "first_won",
+        ["DELETE FROM ledger_entries WHERE ref_type = 'payout' AND ref_id = :first_won"],
+    ),
+    (
+        "a won bet is paid amount × rate",
+        FIRST,
+        "first_won",
+        ["UPDATE ledger_entries SET user_id = :bob, version = 99 WHERE ref_type = 'payout' AND ref_id = :first_won"],
+    ),
+    (
+        "a payout has its won bet",
+        SECOND,
+        "'doubled'",
+        [
+            (
+                "INSERT INTO ledger_entries SELECT 'doubled', user_id, version + 100, amount, balance_after + amount,"
+                " ref_type, ref_id || '-again', metadata, created_at FROM ledger_entries"
+                " WHERE ref_type = 'payout' AND ref_id = :second_won"
+            )
+        ],
+    ),
+    (
+        "a payout has its won bet",
+        THIRD,
+        ENTRY.format(kind="payout", ref="third_won"),
+        ["UPDATE bets SET status = 'lost', payout_amount = NULL WHERE id = :third_won"],
+    ),
+    (
+        "a cancelled bet is refunded",
+        THIRD,
+        "first_confirmed",
+        ["DELETE FROM ledger_entries WHERE ref_type = 'refund' AND ref_id = :first_confirmed"],
+    ),
+    (
+        "a cancelled bet is refunded",
+        FIRST,
+        "first_lost",
+        ["UPDATE bets SET status = 'cancelled' WHERE id = :first_lost"],
+    ),
+    (
+        "a refund has its cancelled bet",
+        FIRST,
+        ENTRY.format(kind="refund", ref="first_cancelled"),
+        ["UPDATE bets SET status = 'lost' WHERE id = :first_cancelled"],
+    ),
+    (
+        "a transfer has two sides",
+        FIRST,
+        "first_transfer",
+        ["DELETE FROM ledger_entries WHERE ref_type = 'transfer_in'"],
+    ),
+    (
+        "a transfer has two sides",
+        SECOND,
+        "second_transfer",
+        ["UPDATE ledger_entries SET amount = 12 WHERE ref_type = 'transfer_in'"],
+    ),
+    (
+        "money moves the way its entry says",
+        SECOND,
+        "second_deposit",
+        ["UPDATE ledger_entries SET amount = -7 WHERE id = :second_deposit"],
+    ),
+    (
+        "rows lie in their week",
+        SECOND,
+        "second_deposit",
+        ["UPDATE ledger_entries SET created_at = 0 WHERE id = :second_deposit"],
+    ),
+    (
+        "rows lie in their week",
+        SECOND,
+        "second_open",
+        [f"UPDATE bets SET placed_at = {to_microseconds(NOON + 3 * WEEK)} WHERE id = :second_open"],
+    ),
+    ("rows lie in their week", FIRST, "first_open", ["UPDATE bets SET placed_at = 5 WHERE id = :first_open"]),
+    ("rows lie in their week", FIRST, "first_lost", ["UPDATE bets SET resolved_at = 5 WHERE id = :first_lost"]),
+    (
+        "the first week carries nothing forward",
+        FIRST,
+        "(SELECT id FROM ledger_entries WHERE user_id = :bob AND version = 1)",
+        ["UPDATE ledger_entries SET ref_type = 'carry_forward' WHERE user_id = :bob AND version = 1"],
+    ),
+    (
+        "rows refer to rows that are there",
+        SECOND,
+        "second_refused",
+        ["UPDATE bets SET user_id = 'nobody' WHERE id = :second_refused"],
+    ),
+    (
+        "rows refer to rows that are there",
+        SECOND,
+        "(SELECT id FROM ledger_entries WHERE user_id = :eve)",
+        ["DELETE FROM users WHERE id = :eve"],
+    ),
+    (
+        "money in == money out",
+        THIRD,
+        f"'{THIRD}'",
+        [
+            "UPDATE users SET balance = balance + 50 WHERE id = :eve",
+            (
+                "UPDATE ledger_entries SET amount = amount + 50, balance_after = balance_after + 50"
+                " WHERE user_id = :bob AND ref_type = 'transfer_in'"
+            ),
+        ],
+    ),
+    # Between weeks
+    (
+        "a balance opens as it closed the week before",
+        SECOND,
+        "bob",
+        ["DELETE FROM ledger_entries WHERE ref_type = 'carry_forward' AND user_id = :bob"],
+    ),
+    (
+        "a balance opens as it closed the week before",
+        THIRD,
+        "eve",
+        [
+            "UPDATE ledger_entries SET amount = 501, balance_after = 501 WHERE user_id = :eve",
+            "UPDATE users SET balance = 501 WHERE id = :eve",
+        ],
+    ),
+    (
+        "a balance opens as it closed the week before",
+        THIRD,
+        "eve",
+        [
+            "UPDATE ledger_entries SET version = 2 WHERE user_id = :eve",
+            "UPDATE users SET version = 2 WHERE id = :eve",
+        ],
+    ),
+    (
+        "a user goes on in the next week",
+        THIRD,
+        "eve",
+        ["DELETE FROM ledger_entries WHERE user_id = :eve", "DELETE FROM users WHERE id = :eve"],
+    ),
+    (
+        "a user goes on in the next week",
+        THIRD,
+        "eve",
+        ["UPDATE users SET wallet_address = 'mallory' WHERE id = :eve"],
+    ),
+    (
+        "what is carried forward was there",
+        THIRD,
+        "'forged'",
+        [
+            "INSERT INTO users SELECT 'mallory', 'mallory', 50, 1, created_at, updated_at FROM users WHERE id = :eve",
+            (
+                "INSERT INTO ledger_entries SELECT 'forged', 'mallory', 1, 50, 50, ref_type, 'mallory', NULL, created_at"
+                " FROM ledger_entries WHERE ref_type = 'carry_forward' AND user_id = :eve"
+            ),
+        ],
+    ),
+    ("an open bet goes on in the next week", SECOND, "first_open", ["DELETE FROM bets WHERE id = :first_open"]),
+    (
+        "an open bet goes on in the next week",
+        THIRD,
+        "second_confirmed",
+        ["DELETE FROM bets WHERE id = :second_confirmed"],
+    ),
+    (
+        "an open bet goes on in the next week",
+        THIRD,
+        "second_open",
+        ["UPDATE bets SET reward_ppm = 9000000 WHERE id = :second_open"],
+    ),
+    (
+        "a carried bet was open before",
+        SECOND,
+        "'invented'",
+        [
+            (
+                "INSERT INTO bets SELECT 'invented', user_id, cell_id, amount, reward_ppm, 'pending', placed_at, NULL, NULL"
+                " FROM bets WHERE id = :first_confirmed"
+            )
+        ],
+    ),
+    (
+        "a carried bet was open before",
+        SECOND,
+        "first_won",
+        [
+            (
+                "INSERT INTO bets SELECT :first_won, user_id, cell_id, amount, reward_ppm, 'pending', placed_at, NULL, NULL"
+                " FROM bets WHERE id = :first_confirmed"
+            )
+        ],
+    ),
+    (
+        "what happened once is in one week",
+        SECOND,
+        "first_lost",
+        ["UPDATE bets SET id = :first_lost WHERE id = :second_lost"],
+    ),
+    (
+        "what happened once is in one week",
+        SECOND,
+        "second_deposit",
+        ["UPDATE ledger_entries SET ref_id = :first_deposit_ref WHERE id = :second_deposit"],
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("rule", "week", "row", "statements"), FAULTS, ids=[f"{rule} {number}" for number, (rule, *_) in enumerate(FAULTS)]
+)
+async def test_a_planted_fault_is_named_by_rule_week_and_row(story, rule, week, row, statements):
+    if row is not None:
+        subject = story.names.get(row) or story.value(week, f"SELECT {row}")
+    story.plant(week, *statements)
+    report = await story.audit()
+    assert not report.ok
+    named = {(violation.rule, violation.week, violation.subject) for violation in report.violations}
+    if row is None:
+        assert (rule, week) in {(violation.rule, violation.week) for violation in report.violations}
+    else:
+        assert (rule, week, subject) in named
+    assert {found.week for found in report.violations} <= {week, Week(week).next().name}
+    assert all(violation.detail for violation in report.violations)
+
+
+def test_every_rule_is_proven_to_find_its_fault():
+    assert {rule for rule, *_ in FAULTS} == {*WITHIN, *ACROSS, "money in == money out"}
+
+
+async def test_a_careful_forger_who_corrects_every_later_entry_is_still_found(story):
+    # The deposit goes, later entries close ranks, the balance is corrected; nothing in the file itself is amiss.
+    version = story.value(SECOND, "SELECT version FROM ledger_entries WHERE id = :second_deposit")
+    story.plant(
+        SECOND,
+        "DELETE FROM ledger_entries WHERE id = :second_deposit",
+        f"UPDATE ledger_entries SET version = -version WHERE user_id = :ann AND version > {version}",
+        "UPDATE ledger_entries SET version = -version - 1, balance_after = balance_after - 7 WHERE version < 0",
+        "UPDATE users SET balance = balance - 7, version = version - 1 WHERE id = :ann",
+    )
+    report = await story.audit()
+    assert {(found.rule, found.week) for found in report.violations} == {
+        ("a balance opens as it closed the week before", THIRD)
+    }
+
+
+async def test_sums_that_leave_64_bits_are_a_violation_and_no_crash(story):
+    story.plant(THIRD, f"UPDATE ledger_entries SET amount = {2**63 - 1} WHERE user_id = :ann AND amount > 0")
+    report = await story.audit()
+    assert ("balance == sum of entries", THIRD) in {(found.rule, found.week) for found in report.violations}
+
+
+async def test_a_rule_that_every_row_breaks_is_told_a_few_times(story):
+    story.plant(THIRD, "UPDATE ledger_entries SET created_at = 0")
+    report = await story.audit()
+    assert len(report.violations) == MOST_PER_RULE
+
+
+async def test_a_damaged_file_is_a_violation_and_the_others_are_still_audited(story):
+    path = path_of(story.folder, FIRST)
+    path.chmod(0o600)
+    path.write_bytes(b"no database at all" * 1000)
+    story.plant(THIRD, "UPDATE users SET balance = balance + 1 WHERE id = :ann")
+    report = await story.audit()
+    rules = {(found.rule, found.week) for found in report.violations}
+    assert {
+        ("the file can be read", FIRST),
+        ("the week before is there", SECOND),
+        ("balance == sum of entries", THIRD),
+    } <= rules
+
+
+async def test_pages_overwritten_inside_a_file_are_a_violation(story):
+    path = path_of(story.folder, FIRST)
+    path.chmod(0o600)
+    content = bytearray(path.read_bytes())
+    content[4096 * 2 :] = b"\xa5" * (len(content) - 4096 * 2)
+    path.write_bytes(content)
+    report = await story.audit()
+    assert not report.ok
+    assert FIRST in {found.week for found in report.violations}
+
+
+async def test_a_week_that_is_gone_is_named(story):
+    path_of(story.folder, SECOND).unlink()
+    report = await story.audit()
+    assert Violation(THIRD, "the week before is there", SECOND, "it cannot be read") in report.violations
+
+
+# Some weeks only
+
+
+@pytest.mark.parametrize(
+    "weeks", [[FIRST], [SECOND], [THIRD], [FIRST, SECOND], [SECOND, THIRD], [FIRST, THIRD], [THIRD, FIRST, SECOND], []]
+)
+async def test_any_choice_of_weeks_adds_up_by_itself(story, weeks):
+    report = await story.audit(weeks=weeks)
+    assert report.violations == ()
+    assert report.counts["weeks"] == len(weeks)
+    assert report.counts["money_in"] == report.counts["money_out"]
+    assert (report.counts["bets"], report.counts["deposited"]) == (6 * len(weeks), 7 * len(weeks))
+
+
+async def test_only_the_chosen_weeks_are_looked_at(story):
+    story.plant(FIRST, "UPDATE ledger_entries SET created_at = 0 WHERE id = :first_deposit")
+    assert (await story.audit(weeks=[SECOND, THIRD])).ok
+    assert not (await story.audit(weeks=[Week(FIRST)])).ok
+
+
+async def test_a_hand_over_is_checked_with_the_week_that_took_over(story):
+    story.plant(SECOND, "DELETE FROM bets WHERE id = :first_open")
+    assert (await story.audit(weeks=[FIRST])).ok
+    assert {found.week for found in (await story.audit(weeks=[SECOND])).violations} == {SECOND}
+
+
+async def test_a_week_that_does_not_exist_is_not_passed(story):
+    with pytest.raises(PartitionMissingError) as caught:
+        await story.audit(weeks=[FIRST, "2030-W01"])
+    assert caught.value.weeks == (Week("2030-W01"),)
+    with pytest.raises(ModelError):
+        await story.audit(weeks=["last week"])
+
+
+async def test_progress_is_told_for_every_week(story):
+    seen = []
+    await story.audit(progress=lambda done, of: seen.append((done, of)))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+# While the books are open
+
+
+async def test_an_audit_during_writes_and_rotations_sees_each_file_at_one_moment(tmp_path):
+    async with open_books(tmp_path) as books:
+        users = [await books.users.create(f"0x{number}", 10_000) for number in range(5)]
+        finished = False
+
+        async def play(user):
+            while not finished:
+                bet = await books.bets.place(user.id, CELL, 5, 1.5)
+                await books.bets.settle(bet.id, True)
+
+        players = [asyncio.create_task(play(user)) for user in users]
+        reports = []
+        for _ in range(4):
+            reports += [await books.ledger.audit() for _ in range(3)]
+            await books.next_week()
+        finished = True
+        await asyncio.gather(*players)
+        assert [report.violations for report in reports] == [()] * 12
+        await books.assert_audit_is_clean()
