@@ -91,6 +91,9 @@ class DatabaseSettings(_Part):
         default=parse_duration("50ms"), description="No further write function joins a group that has run this long"
     )
     cached_statements: int = Field(default=256, ge=0, le=10_000, description="Prepared statements kept per connection")
+    migrations: Path | None = Field(
+        default=None, description="Folder of `NNNN_name.up.sql` files to use in place of those shipped with the library"
+    )
 
     @field_validator("max_idle_conns")
     @classmethod

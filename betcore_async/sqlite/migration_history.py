@@ -139,14 +139,20 @@ def check_baseline(connection: sqlite3.Connection, migrations: tuple[Migration, 
 
 def record_baseline(
     connection: sqlite3.Connection, migrations: tuple[Migration, ...], version: int, at: datetime
-) -> None:
-    """Write down, inside a transaction, that migrations 1 to `version` are in the schema already."""
+) -> bool:
+    """Write down, inside a transaction, that migrations 1 to `version` are in the schema; False if that is known."""
     check_baseline(connection, migrations, version)
+    known = [(row.version, row.name, row.checksum) for row in _history(connection, _tables(connection)).rows]
+    marks = (_pragma(connection, "application_id"), _pragma(connection, "user_version"))
+    wanted = [(migration.version, migration.name, migration.checksum) for migration in migrations[:version]]
+    if (known, marks) == (wanted, (APPLICATION_ID, version)):
+        return False
     mark_as_ours(connection)
     for migration in migrations[:version]:
         row = (migration.version, migration.name, migration.checksum, to_microseconds(at), 0)
         connection.execute(_UPSERT_ROW, row)
     connection.execute(f"PRAGMA user_version = {version}")
+    return True
 
 
 def file_of(connection: sqlite3.Connection) -> str:
@@ -175,6 +181,7 @@ def _history(connection: sqlite3.Connection, tables: set[str]) -> History:
             for version, name, checksum, at, duration in rows
         ),
         None if cut is None else UnfinishedMigration(cut[0], cut[1], cut[2], cut[3], from_microseconds(cut[4])),
+        file_of(connection),
     )
 
 

@@ -90,6 +90,8 @@ class History:
 
     rows: tuple[HistoryRow, ...] = ()
     unfinished: UnfinishedMigration | None = None
+    path: str = "a new database"
+    """The database."""
 
     @property
     def version(self) -> int:
@@ -124,24 +126,35 @@ def check_history(history: History, migrations: tuple[Migration, ...]) -> None:
     on_disk = {migration.version: migration for migration in migrations}
     head = head_of(migrations)
     if history.version > head:
-        raise _too_new(history.version, head)
+        raise _too_new(history, history.version, head)
     for row in history.rows:
         migration = on_disk.get(row.version)
         if migration is None:
+            file = f"{row.version:04d}_{row.name}.up.sql"
             raise MigrationMissingError(
-                f"{row.version:04d}_{row.name} was applied, but its file is gone; put it back",
+                f"{file} was applied to {history.path}, but it is gone; put it back",
                 version=row.version,
                 name=row.name,
+                path=file,
+                database=history.path,
             )
         if not migration.matches(row.checksum):
             raise MigrationEditedError(
-                f"{migration.up.path} or its .down.sql was edited after it was applied; "
+                f"{migration.up.path} or its .down.sql was edited after it was applied to {history.path}; "
                 "put the old text back and write the change as a new migration (or accept it with a baseline)",
                 version=row.version,
                 path=migration.up.path,
+                database=history.path,
             )
-    _check_dense([row.version for row in history.rows], "was never applied, though a later one was")
-    _check_dense(sorted(on_disk), "has no file, though a later one has")
+    _check_dense(
+        [
+            (row.version, history.path, f"{row.version:04d}_{row.name} was applied to {history.path}")
+            for row in history.rows
+        ],
+        "was never applied",
+    )
+    files = [(migration.version, migration.up.path, f"there is {migration.up.path}") for migration in migrations]
+    _check_dense(files, "has no file; numbers go up by one")
 
 
 def plan_steps(
@@ -183,11 +196,12 @@ def status_of(path: str, history: History, migrations: tuple[Migration, ...]) ->
     )
 
 
-def _too_new(version: int, head: int) -> SchemaTooNewError:
+def _too_new(history: History, version: int, head: int) -> SchemaTooNewError:
     return SchemaTooNewError(
-        f"the database has version {version}, this code knows versions up to {head}; upgrade the code",
+        f"{history.path} has version {version}, this code knows versions up to {head}; upgrade the code",
         version=version,
         head=head,
+        path=history.path,
     )
 
 
@@ -201,10 +215,10 @@ def _step_down(migration: Migration) -> Step:
     return Step(migration, "down", migration.down)
 
 
-def _check_dense(versions: list[int], reason: str) -> None:
-    for expected, version in enumerate(versions, start=1):
+def _check_dense(found: list[tuple[int, str, str]], reason: str) -> None:
+    for expected, (version, path, text) in enumerate(found, start=1):
         if version != expected:
-            raise MigrationGapError(f"migration {expected:04d} {reason}", version=expected)
+            raise MigrationGapError(f"{text}, but migration {expected:04d} {reason}", version=expected, path=path)
 
 
 def _check_unfinished(history: History, migrations: tuple[Migration, ...], direction: Direction) -> None:
@@ -212,7 +226,7 @@ def _check_unfinished(history: History, migrations: tuple[Migration, ...], direc
     if cut is None:
         return
     if cut.version > head_of(migrations):
-        raise _too_new(cut.version, head_of(migrations))
+        raise _too_new(history, cut.version, head_of(migrations))
     if direction != cut.direction:
         raise MigrationError(
             f"migration {cut.version:04d} {cut.direction} was cut off after {cut.statements_done} of its statements; "

@@ -96,10 +96,13 @@ def take_step(
 
 def take_baseline(
     connection: sqlite3.Connection, migrations: tuple[Migration, ...], version: int, *, clock: Clock = system_clock
-) -> None:
-    """Record migrations 1 to `version` as applied without running them. Raises what `check_baseline` raises."""
+) -> int | None:
+    """Record migrations 1 to `version` as applied without running them; None when that is on record already.
+
+    Raises what `check_baseline` raises.
+    """
     with _transaction(connection, "the baseline"):
-        record_baseline(connection, migrations, version, clock())
+        return version if record_baseline(connection, migrations, version, clock()) else None
 
 
 def _run_whole(

@@ -49,9 +49,9 @@ __all__ = [
 class Migrator:
     """Applies the migrations of a folder to database files.
 
-    `source` is the folder with `NNNN_name.up.sql` and `NNNN_name.down.sql`, by default the one shipped with this
-    library. It is read once, at first use: a deployment that changes it does not change a running process. `settings`
-    say how long to wait for locks (`busy_timeout`).
+    `source` is the folder with `NNNN_name.up.sql` and `NNNN_name.down.sql`, by default the one that `settings` name
+    (DB_MIGRATIONS), else the one shipped with this library. It is read once, at first use: a deployment that changes
+    it does not change a running process. `settings` also say how long to wait for locks (`busy_timeout`).
 
         await Migrator().up("data/bets-2026-W47.db")
 
@@ -69,8 +69,8 @@ class Migrator:
         settings: DatabaseSettings = DatabaseSettings(),  # noqa: B008 - frozen
         clock: Clock = system_clock,
     ) -> None:
-        self.source = shipped_folder() if source is None else Path(source)
-        self._settings = settings
+        self.source = Path(source or settings.migrations or shipped_folder())
+        self.settings = settings
         self._clock = clock
 
     @cached_property
@@ -122,7 +122,8 @@ class Migrator:
     async def baseline(self, database: str | Path, version: int) -> MigrationStatus:
         """Record migrations 1 to `version` as applied without running them, and return the status after it.
 
-        For a database whose schema was made in another way, or, at its own version, to accept edited files.
+        For a database whose schema was made in another way, or, at its own version, to accept edited files. What is
+        recorded already is left as it is.
         """
         path = Path(database)
         _require(path)
@@ -159,7 +160,7 @@ class Migrator:
             return await self._patiently(
                 path, lambda: rewrite(path.resolve(), lambda raw: list(iter(partial(step, raw), None)))
             )
-        link = await connect(path, self._settings)
+        link = await connect(path, self.settings)
         returned = []
         try:
             while (result := await self._patiently(path, lambda: link.run(step))) is not None:
@@ -176,7 +177,7 @@ class Migrator:
 
     async def _patiently(self, path: Path, attempt: Callable[[], Awaitable[T]]) -> T:
         try:
-            return await retry_busy(attempt, self._settings.busy_timeout, f"migrating {path}")
+            return await retry_busy(attempt, self.settings.busy_timeout, f"migrating {path}")
         except sqlite3.Error as exc:
             raise _translated(exc, path) from exc
 

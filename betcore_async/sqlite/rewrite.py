@@ -5,12 +5,14 @@ nobody writes to; the mark of those is that they have no write permission.
 """
 
 import asyncio
+import contextlib
+import fcntl
 import os
 import secrets
 import sqlite3
 import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sized
 from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
@@ -19,12 +21,14 @@ from betcore_async.errors import DatabaseError
 from betcore_async.sqlite.connection import create_private, open_raw
 from betcore_async.tasks import finish
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Sized)
 
 _PAGES_AT_A_TIME = 1000
 """Copied between two looks at whether the caller has gone."""
 _OPCODES_AT_A_TIME = 10_000
 """SQLite's steps between two such looks while the change runs."""
+_LOOK_EVERY = 0.01
+"""Seconds between two looks at whether another process is done with its rewrite."""
 
 
 def is_read_only(path: Path) -> bool:
@@ -38,8 +42,9 @@ def is_read_only(path: Path) -> bool:
 async def rewrite(path: Path, change: Callable[[sqlite3.Connection], T]) -> T:
     """Return `change(connection to a copy of path)`; the copy then has taken the place of the file, synced to disk.
 
-    When `change` raises or the caller is cancelled, the file stays as it was and the copy is removed; a killed process
-    leaves the copy, named like the file plus `.XXXXXXXX.staging`. Raises DatabaseError where the folder refuses it.
+    When `change` returns nothing (an empty list), raises, or the caller is cancelled, the file stays as it was and the
+    copy is removed; a killed process leaves the copy, named like the file plus `.XXXXXXXX.staging`. Rewrites in one
+    folder take turns, in all processes. Raises DatabaseError where the folder refuses it.
     """
     stop = threading.Event()
     work = asyncio.ensure_future(asyncio.to_thread(_rewrite, path, change, stop))
@@ -56,19 +61,55 @@ async def rewrite(path: Path, change: Callable[[sqlite3.Connection], T]) -> T:
 def _rewrite(path: Path, change: Callable[[sqlite3.Connection], T], stop: threading.Event) -> T:
     copy = path.with_name(f"{path.name}.{secrets.token_hex(4)}.staging")
     try:
-        create_private(copy)
-        result = _change_copy(path, copy, change, stop)
-        copy.chmod(stat.S_IMODE(path.stat().st_mode))
-        _sync(copy)
-        if stop.is_set():
-            raise _StoppedError
-        copy.replace(path)
-        _sync(path.parent)
+        with _turn(path.parent, stop):
+            try:
+                _refuse_unfinished(path)
+                create_private(copy)
+                result = _change_copy(path, copy, change, stop)
+                if result:
+                    _replace(path, copy, stop)
+            finally:
+                copy.unlink(missing_ok=True)
     except OSError as exc:
         raise DatabaseError(f"{path} cannot be replaced: {exc.strerror}", path=str(path)) from exc
-    finally:
-        copy.unlink(missing_ok=True)
     return result
+
+
+@contextlib.contextmanager
+def _turn(folder: Path, stop: threading.Event) -> Iterator[None]:
+    # Without it, a process that knows fewer migrations might put its older copy over a newer one.
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if stop.wait(_LOOK_EVERY):
+                    raise _StoppedError from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _refuse_unfinished(path: Path) -> None:
+    log = path.with_name(f"{path.name}-wal")
+    if log.exists() and log.stat().st_size:
+        # It would be played into the copy that takes the file's place.
+        raise DatabaseError(
+            f"{path} is read-only, but {log.name} beside it holds changes that are not in it yet; "
+            f"make it writable (chmod u+w), then repeat",
+            path=str(path),
+        )
+
+
+def _replace(path: Path, copy: Path, stop: threading.Event) -> None:
+    copy.chmod(stat.S_IMODE(path.stat().st_mode))
+    _sync(copy)
+    if stop.is_set():
+        raise _StoppedError
+    copy.replace(path)
+    _sync(path.parent)
 
 
 def _change_copy(path: Path, copy: Path, change: Callable[[sqlite3.Connection], T], stop: threading.Event) -> T:
