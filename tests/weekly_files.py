@@ -45,15 +45,17 @@ class Platform:
         assert (await self.manager.rotate_to_new_week()).performed
 
 
-def settings_for(folder: Path, **others: Any) -> DatabaseSettings:
-    return DatabaseSettings(path=folder / "bets.db", **others)
-
-
 def manager_for(
-    folder: Path, clock: ManualClock, migrator: Migrator | None = None, *, migrate: bool = True, **others: Any
+    folder: Path,
+    clock: ManualClock,
+    migrator: Migrator | None = None,
+    *,
+    name: str = "bets.db",
+    migrate: bool = True,
+    **others: Any,
 ) -> PartitionManager:
-    partitions = PartitionSettings(migrate_on_open=migrate)
-    return PartitionManager(settings_for(folder, **others), partitions, clock=clock, migrator=migrator)
+    database = DatabaseSettings(path=folder / name, **others)
+    return PartitionManager(database, PartitionSettings(migrate_on_open=migrate), clock=clock, migrator=migrator)
 
 
 @contextlib.asynccontextmanager
