@@ -24,6 +24,7 @@ from betcore_async.partitions.catalog import Partition, clean, discover
 from betcore_async.partitions.info import RotationReport
 from betcore_async.partitions.live import LiveFile, LiveWeek
 from betcore_async.partitions.meta import PartitionState
+from betcore_async.partitions.migrating import move_each, other_version
 from betcore_async.partitions.rotation import finalize, hand_over
 from betcore_async.partitions.router import PartitionRouter, Reading
 from betcore_async.partitions.scanner import Scanners
@@ -111,29 +112,30 @@ class PartitionManager(PartitionRouter):
                     self._family, self._migrator.migrations, Week.of(now), to_microseconds(now), self._new_id
                 )
             )
+            self._catalog = discovery.partitions
             if await self._migrate(discovery.partitions.values()):
                 discovery = await self._refresh()
-            self._catalog = discovery.partitions
             week = discovery.live
             assert week is not None  # noqa: S101 - put_in_order made one
             await live_file.open(week, self._catalog[week].path)
         return live_file
 
     async def _migrate(self, partitions: Iterable[Partition]) -> bool:
-        """Bring files to the newest schema; tells whether there was anything to do."""
+        """Bring files to the newest schema; tells whether any was not there.
+
+        A sealed file that stays behind is set aside: queries that reach it say so. The live one has to come along.
+        """
         old = [
             entry
             for entry in partitions
             if entry.state is not PartitionState.DAMAGED and entry.schema_version != self._head
         ]
-        for entry in old:
-            if not self._settings.migrate_on_open:
-                raise MigrationError(
-                    f"{entry.path} has schema version {entry.schema_version}, this code needs {self._head}; "
-                    "run `betcore migrate up`",
-                    path=entry.path,
-                )
-            await self._migrator.up(entry.path)
+        if self._settings.migrate_on_open:
+            for result in await move_each(old, self._migrator, self._migrator.up):
+                if result.error is not None and result.state is PartitionState.LIVE:
+                    raise result.error
+        elif live := next((entry for entry in old if entry.state is PartitionState.LIVE), None):
+            raise MigrationError(other_version(live, self._head), path=live.path)
         return bool(old)
 
     async def close(self) -> None:
@@ -224,7 +226,9 @@ class PartitionManager(PartitionRouter):
                     path=left.path,
                     reason="replaced while in use",
                 )
-            return discovery.partitions[discovery.live]
+            live = discovery.partitions[discovery.live]
+            await self._migrate([live])  # a process of an older release may have made it
+            return live
 
         # Where it is closed meanwhile there is nothing to follow; the caller will find that out by itself.
         if self._live is not None and await self._live.follow(left, find):

@@ -21,6 +21,7 @@ from betcore_async.partitions.catalog import Discovery, Partition, discover, ins
 from betcore_async.partitions.files import Family
 from betcore_async.partitions.info import BetPage, PartitionInfo, describe
 from betcore_async.partitions.meta import PartitionState
+from betcore_async.partitions.migrating import at_version
 from betcore_async.partitions.plan import Catalog
 from betcore_async.partitions.scanner import Scanner, Scanners, StaleCatalogError
 from betcore_async.partitions.week import Week
@@ -117,7 +118,9 @@ class PartitionRouter:
         head = self._head
         discovery = await self._at_desk(lambda: discover(self._family, head))
         self._elsewhere = {week: entry for week, entry in self._elsewhere.items() if entry.path.exists()}
-        here = {week: entry for week, entry in discovery.partitions.items() if week not in self._detached}
+        # A sealed week that was not migrated along, or by a newer release, would be read wrongly.
+        found = {week: at_version(entry, head) for week, entry in discovery.partitions.items()}
+        here = {week: entry for week, entry in found.items() if week not in self._detached}
         self._catalog = dict(sorted((here | self._elsewhere).items()))
         return discovery
 
