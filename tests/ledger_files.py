@@ -37,7 +37,7 @@ class Books:
 
     async def assert_audit_is_clean(self) -> None:
         report = await self.ledger.audit()
-        assert report.violations == ()
+        assert not report.violations, report.violations
         assert report.counts["money_in"] == report.counts["money_out"]
 
 

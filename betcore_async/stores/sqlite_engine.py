@@ -43,7 +43,7 @@ _HANDLERS: dict[type[Command[Any]], Callable[[Books, Any], Any]] = {
 }
 
 CLOCK_SKEW = timedelta(days=7)
-"""How far a caller's clock may be ahead of ours: an id lies in the week it was used in, or at most that much later."""
+"""How far a caller's clock may be ahead of ours: an id is used no earlier than that before it was born."""
 
 
 class SQLiteLedger:
@@ -81,9 +81,8 @@ class SQLiteLedger:
             if born > max(self._clock(), live.start) + CLOCK_SKEW:
                 raise ModelError(f"the id {identifier} lies in the future: its time is {born}", field="id")
             return None
-        oldest = Week.of(born - CLOCK_SKEW)
         first = await self._partitions.scan(
-            partial(sqlite_reads.find_outcome, identifier=identifier, oldest=oldest, live=live)
+            partial(sqlite_reads.find_outcome, identifier=identifier, since=born - CLOCK_SKEW)
         )
         if first is None:
             return None
@@ -120,8 +119,8 @@ class SQLiteLedger:
         found = await self._partitions.read(partial(sqlite_reads.bet_in_live, bet_id))
         if found is not None:
             return found
-        oldest = Week.of(born_at(bet_id) - CLOCK_SKEW)
-        return await self._partitions.scan(partial(sqlite_reads.find_bet, bet_id=bet_id, oldest=oldest))
+        since = born_at(bet_id) - CLOCK_SKEW
+        return await self._partitions.scan(partial(sqlite_reads.find_bet, bet_id=bet_id, since=since))
 
     async def chunk_end(self, cell_id: str, after: str, size: int) -> str | None:
         return await self._partitions.read(partial(sqlite_reads.chunk_end, cell_id, after, size))

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from betcore_async.clock import from_microseconds
 from betcore_async.errors import PartitionMissingError
 from betcore_async.models import Bet, LedgerEntry, User
 from betcore_async.partitions.catalog import Partition
@@ -21,6 +22,8 @@ _USER_BY = {
     "id": f"SELECT {User.COLUMNS} FROM users WHERE id = ?",
     "wallet_address": f"SELECT {User.COLUMNS} FROM users WHERE wallet_address = ?",
 }
+
+_CREATED_AT = "SELECT created_at FROM {schema}.partition_meta WHERE id = 1"
 
 _CHUNK_END = """
 SELECT max(id), count(*)
@@ -66,9 +69,9 @@ def chunk_end(cell_id: str, after: str, size: int, raw: sqlite3.Connection) -> s
     return last
 
 
-def find_bet(scanner: Scanner, catalog: Catalog, *, bet_id: str, oldest: Week) -> Bet | None:
-    """Return a bet from the newest file that has it: there is its latest outcome."""
-    for schema in _newest_first(scanner, catalog, oldest):
+def find_bet(scanner: Scanner, catalog: Catalog, *, bet_id: str, since: datetime) -> Bet | None:
+    """Return a bet that was placed after `since`, from the newest file that has it: there is its latest outcome."""
+    for schema in _newest_first(scanner, catalog, since):
         sql = f"SELECT {Bet.COLUMNS} FROM {schema}.bets WHERE id = ?"
         row = scanner.link.raw.execute(sql, (bet_id,)).fetchone()
         if row is not None:
@@ -76,9 +79,9 @@ def find_bet(scanner: Scanner, catalog: Catalog, *, bet_id: str, oldest: Week) -
     return None
 
 
-def find_outcome(scanner: Scanner, catalog: Catalog, *, identifier: str, oldest: Week, live: Week) -> Outcome | None:
-    """Return what an id was used for up to the live week, where it was decided last."""
-    for schema in _newest_first(scanner, catalog, min(oldest, live)):
+def find_outcome(scanner: Scanner, catalog: Catalog, *, identifier: str, since: datetime) -> Outcome | None:
+    """Return what an id was used for after `since`, from the newest file that knows it."""
+    for schema in _newest_first(scanner, catalog, since):
         outcome = outcome_of(scanner.link.raw, identifier, schema)
         if outcome is not None:
             return outcome
@@ -92,20 +95,23 @@ def newest_id_before(scanner: Scanner, catalog: Catalog, *, live: Week) -> str:
     return max((newest_id(raw, scanner.attach(entry.week, entry.path)) for entry in earlier), default="")
 
 
-def _newest_first(scanner: Scanner, catalog: Catalog, oldest: Week) -> Iterator[str]:
-    """Attach one file after the other, back to `oldest`.
+def _newest_first(scanner: Scanner, catalog: Catalog, since: datetime) -> Iterator[str]:
+    """Attach one file after the other, back to the one that took writes at `since`.
 
-    Raises PartitionMissingError at the first that cannot be read: what it holds is unknown, and may matter.
+    Which week that was, its name does not tell: a week takes writes until somebody rotates. Its successor's birth does.
+    Raises PartitionMissingError at the first file that cannot be read: what it holds is unknown, and may matter.
     """
     missing = set(known_missing(catalog))
     for week in sorted({*catalog, *missing}, reverse=True):
-        if week < oldest:
-            return
         if week in missing:
             raise PartitionMissingError(
                 f"{week} may hold what is asked for, and its file cannot be read; bring it back", weeks=(week,)
             )
-        yield scanner.attach(week, catalog[week].path)
+        schema = scanner.attach(week, catalog[week].path)
+        yield schema
+        (created_at,) = scanner.link.raw.execute(_CREATED_AT.format(schema=schema)).fetchone()
+        if from_microseconds(created_at) < since:
+            return
 
 
 def entries(scanner: Scanner, catalog: Catalog, *, query: EntryQuery) -> list[LedgerEntry]:

@@ -363,8 +363,8 @@ FAULTS = [
         [
             "INSERT INTO users SELECT 'mallory', 'mallory', 50, 1, created_at, updated_at FROM users WHERE id = :eve",
             (
-                "INSERT INTO ledger_entries SELECT 'forged', 'mallory', 1, 50, 50, ref_type, 'mallory', NULL, created_at"
-                " FROM ledger_entries WHERE ref_type = 'carry_forward' AND user_id = :eve"
+                "INSERT INTO ledger_entries SELECT 'forged', 'mallory', 1, 50, 50, ref_type, 'mallory', NULL,"
+                " created_at FROM ledger_entries WHERE ref_type = 'carry_forward' AND user_id = :eve"
             ),
         ],
     ),
@@ -387,8 +387,8 @@ FAULTS = [
         "'invented'",
         [
             (
-                "INSERT INTO bets SELECT 'invented', user_id, cell_id, amount, reward_ppm, 'pending', placed_at, NULL, NULL"
-                " FROM bets WHERE id = :first_confirmed"
+                "INSERT INTO bets SELECT 'invented', user_id, cell_id, amount, reward_ppm, 'pending', placed_at,"
+                " NULL, NULL FROM bets WHERE id = :first_confirmed"
             )
         ],
     ),
@@ -398,8 +398,8 @@ FAULTS = [
         "first_won",
         [
             (
-                "INSERT INTO bets SELECT :first_won, user_id, cell_id, amount, reward_ppm, 'pending', placed_at, NULL, NULL"
-                " FROM bets WHERE id = :first_confirmed"
+                "INSERT INTO bets SELECT :first_won, user_id, cell_id, amount, reward_ppm, 'pending', placed_at,"
+                " NULL, NULL FROM bets WHERE id = :first_confirmed"
             )
         ],
     ),

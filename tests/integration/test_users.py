@@ -263,6 +263,18 @@ async def test_a_command_of_the_new_week_executed_before_a_late_rotation_happens
     assert await command() == first
 
 
+async def test_a_command_executed_weeks_after_its_file_should_have_been_rotated_happens_once(books):
+    user = await books.users.create("0xabc", 500)
+    books.clock.advance(5 * WEEK)  # still the first week's file
+    identifier = books.engine.new_id()
+    first = await books.users.deposit(user.id, 10, id=identifier)
+    bet = await books.bets.settle((await books.bets.place(user.id, "cell", 10, 2.0)).id, True)
+    for _ in range(3):
+        await books.next_week()
+        assert await books.users.deposit(user.id, 10, id=identifier) == first
+        assert await books.bets.get(bet.id) == await books.bets.settle(bet.id, True) == bet
+
+
 async def test_a_command_from_a_clock_that_is_ahead_happens_once_over_a_rotation(books):
     user = await books.users.create("0xabc", 500)
     books.clock.now = datetime(2026, 11, 22, 23, 59, 59, tzinfo=UTC)
