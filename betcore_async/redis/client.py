@@ -11,12 +11,14 @@ import redis.asyncio as redis_asyncio
 
 from betcore_async.config import RedisSettings
 from betcore_async.errors import RedisClosedError, RedisCommandError, RedisError
-from betcore_async.redis.failures import Value, command_error
+from betcore_async.redis.commands import Value, waiting_time
+from betcore_async.redis.failures import command_error
 from betcore_async.redis.hub import PubSubHub
 from betcore_async.redis.lock import Lock
 from betcore_async.redis.pipeline import TTL, Key, Pipeline, set_command
+from betcore_async.redis.raw import raw_client
 from betcore_async.redis.subscription import Subscription
-from betcore_async.redis.transport import Transport, connection_class, connection_options
+from betcore_async.redis.transport import Transport
 from betcore_async.tasks import finish
 
 
@@ -53,13 +55,19 @@ class RedisStats:
     connects: int
     """Connections opened."""
     connections_in_use: int
+    """Connections on which an answer is awaited."""
     connections_idle: int
     waiting: int
-    """Callers that wait for a connection."""
+    """Calls that were not sent yet."""
 
 
 class RedisClient:
     """Talks to one Redis server: `async with RedisClient(settings) as client: await client.get("key")`.
+
+    What concurrent tasks ask for in one turn of the event loop goes out in one write on one shared connection, and is
+    answered in order; so many tasks cost little more than one. Further connections, up to `pool_size`, are for calls
+    that need one for themselves, and for when a large value holds the first one up. Calls made by one task one after
+    another take effect in that order; calls made at the same time, in any order: use `pipeline()` where it matters.
 
     Every call ends within `settings.timeout`, waiting for a connection included, and raises:
 
@@ -83,7 +91,7 @@ class RedisClient:
         self.transport.open()
         try:
             await self.ping()
-            await self.transport.warm(self._settings.min_idle_conns)
+            await self.transport.board.warm(self._settings.min_idle_conns)
         except BaseException:
             await finish(self.close())
             raise
@@ -116,11 +124,17 @@ class RedisClient:
         await self.execute("PING")
 
     async def execute(self, *command: Value, repeatable: bool | None = None) -> Any:
-        """Run any one command that does not block and return its reply as the protocol has it (bytes, int, list, None).
+        """Run any one command and return its reply as the protocol has it (bytes, int, list, None).
 
-        `repeatable` says whether running it twice is harmless; the default knows the common reads.
+        `repeatable` says whether running it twice is harmless; the default knows the common reads. A command that
+        waits at the server (BLPOP, XREAD BLOCK, WAIT …) has a connection for itself, and its deadline begins after
+        the time it may wait; at most `pool_size - 1` of them run at once. Raises ModelError for one that would wait
+        for ever, and for one that changes the connection (SELECT, WATCH, SUBSCRIBE …): those are for `raw`.
         """
-        (reply,) = await self.transport.run([command], repeatable=repeatable)
+        wait = waiting_time(command)
+        (reply,) = await self.transport.run(
+            [command], repeatable=repeatable, alone=wait is not None, patience=wait or 0.0
+        )
         if isinstance(reply, Exception):
             raise command_error(reply, str(command[0]).upper()) from reply
         return reply
@@ -148,16 +162,7 @@ class RedisClient:
         if not self.transport.is_open:
             raise RedisClosedError("the Redis client is not open: use it inside `async with RedisClient(…)`")
         if self._raw is None:
-            # Connections of its own: a WATCH, SELECT or SUBSCRIBE left on one must not reach the typed calls.
-            timeout = self._settings.timeout.total_seconds()
-            options = connection_options(self._settings) | {"socket_timeout": timeout}
-            pool = redis_asyncio.BlockingConnectionPool(
-                max_connections=self._settings.pool_size,
-                timeout=timeout,
-                connection_class=connection_class(self._settings),
-                **options,
-            )
-            self._raw = redis_asyncio.Redis.from_pool(pool)
+            self._raw = raw_client(self._settings)
         return self._raw
 
     async def health(self) -> RedisHealth:
@@ -177,17 +182,17 @@ class RedisClient:
         return RedisHealth(ok=True, address=address, latency=latency, server=server, role=info.get("role"))
 
     def stats(self) -> RedisStats:
-        line = self.transport
+        line, board = self.transport, self.transport.board
         return RedisStats(
             calls=line.calls,
             commands=line.commands,
-            retries=line.retries,
+            retries=line.retries + board.refused,
             timeouts=line.timeouts,
             errors=line.errors,
-            connects=line.connects,
-            connections_in_use=line.in_use,
-            connections_idle=line.idle,
-            waiting=line.waiting,
+            connects=board.connects,
+            connections_in_use=board.in_use,
+            connections_idle=board.idle,
+            waiting=board.waiting,
         )
 
     async def __aenter__(self) -> Self:

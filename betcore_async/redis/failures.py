@@ -1,12 +1,22 @@
-"""What went wrong, in this library's words: redis-py's errors are translated here and nowhere else.
+"""What went wrong, in this library's words: redis-py's errors are made and translated here and nowhere else.
 
-Also here: which commands may be repeated, and how long to wait before doing so. Pure functions, no I/O.
+Also here: how long to wait before another attempt. Pure functions, no I/O.
 """
 
 import random
-from collections.abc import Sequence
 
-from redis.exceptions import AuthenticationError, AuthorizationError, BusyLoadingError, InvalidResponse, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    InvalidResponse,
+    MaxConnectionsError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+)
+from redis.exceptions import ConnectionError as ServerConnectionError
 from redis.exceptions import RedisError as ServerError
 from redis.exceptions import TimeoutError as ServerTimeoutError
 
@@ -19,11 +29,8 @@ from betcore_async.errors import (
     RedisUnavailableError,
 )
 
-Value = str | bytes | int | float
-"""What may stand in a command. Text is sent as UTF-8, numbers as text."""
-
-Command = tuple[Value, ...]
-"""A command with its arguments: `("SET", "key", 1)`."""
+UNANSWERED = (ServerConnectionError, ServerTimeoutError)
+"""What is raised when a connection cannot be had or breaks."""
 
 _BACKOFF_FIRST = 0.01
 """Seconds; the longest first pause. A connection that was merely stale is replaced at once."""
@@ -31,22 +38,34 @@ _BACKOFF_FIRST = 0.01
 _BACKOFF_MOST = 0.5
 """Seconds; the longest pause at all, so that a server that is back is found soon."""
 
-_REPEATABLE_NAMES = """
-    DBSIZE DEL ECHO EXISTS GET GETRANGE HEXISTS HGET HGETALL HKEYS HLEN HMGET HVALS INFO KEYS LLEN LRANGE MGET PING
-    PTTL SCARD SCRIPT SISMEMBER SMEMBERS STRLEN TIME TTL TYPE UNLINK XLEN XRANGE ZCARD ZCOUNT ZRANGE ZRANGEBYSCORE
-    ZRANK ZREVRANGE ZREVRANGEBYSCORE ZSCORE
-"""
-# Reads, and writes whose second time finds nothing left to do.
-_REPEATABLE = frozenset(_REPEATABLE_NAMES.split())
+_KINDS: dict[str, type[ServerError]] = {
+    "LOADING": BusyLoadingError,
+    "NOAUTH": AuthenticationError,
+    "NOSCRIPT": NoScriptError,
+    "OOM": OutOfMemoryError,
+    "READONLY": ReadOnlyError,
+    "WRONGPASS": AuthenticationError,
+}
+"""The first word of error replies that mean more than that a command failed."""
 
 
-def is_repeatable(command: Command) -> bool:
-    """Whether sending `command` twice does no more than sending it once."""
-    name = str(command[0]).upper()
-    if name == "SET":
-        # With NX, XX, GET or KEEPTTL the second answer or effect differs from the first.
-        return len(command) == 3 or (len(command) == 5 and str(command[3]).upper() in {"PX", "EX"})
-    return name in _REPEATABLE
+class LateError(ServerTimeoutError):
+    """The deadline of a call came before its answer."""
+
+
+def is_final(error: ServerError) -> bool:
+    """Whether another attempt would end alike."""
+    return isinstance(error, AuthenticationError | AuthorizationError) or not isinstance(error, UNANSWERED)
+
+
+def reply_error(text: str) -> ServerError:
+    """Return redis-py's exception for the text of an error reply."""
+    if text.startswith("ERR max number of clients"):
+        return MaxConnectionsError(text)
+    # Servers before Redis 6.2, and those without a password that are given one, say it with ERR.
+    if text.startswith("ERR") and ("AUTH" in text or "invalid password" in text):
+        return AuthenticationError(text)
+    return _KINDS.get(text.partition(" ")[0], ResponseError)(text)
 
 
 def backoff(attempt: int) -> float:
@@ -94,9 +113,3 @@ def timed_out(command: str, address: str, waited: float) -> RedisTimeoutError:
         command=command,
         waited=waited,
     )
-
-
-def name_of(commands: Sequence[Command]) -> str:
-    """Return how errors call a batch: the first command's name, and how many follow it."""
-    first = str(commands[0][0]).upper()
-    return first if len(commands) == 1 else f"{first} (and {len(commands) - 1} more)"

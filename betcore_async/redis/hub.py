@@ -21,12 +21,13 @@ from betcore_async.errors import (
     RedisUnavailableError,
 )
 from betcore_async.redis.buffers import Key, Policy
+from betcore_async.redis.commands import Value
 from betcore_async.redis.events import Message
-from betcore_async.redis.failures import Value, backoff, command_error
+from betcore_async.redis.failures import UNANSWERED, backoff, command_error
 from betcore_async.redis.link import Link
 from betcore_async.redis.subscription import Subscription
 from betcore_async.redis.topics import Topic, Topics
-from betcore_async.redis.transport import UNANSWERED, HasTransport
+from betcore_async.redis.transport import HasTransport
 from betcore_async.tasks import finish
 
 _TURN = 64
@@ -238,7 +239,8 @@ class PubSubHub:
             self._suspend_all()
             tender.cancel()
             await finish(asyncio.wait([tender]))
-            await link.close()
+            link.close()
+            await finish(link.closed())
         if not tender.cancelled() and (fault := tender.exception()):
             raise fault
 
@@ -257,12 +259,12 @@ class PubSubHub:
                         await self._changed.wait()
                 self._changed.clear()
                 if commands := self._channels.commands() + self._patterns.commands():
-                    await link.send(commands)
-                await link.beat()
+                    link.send(commands)
+                link.beat()
         except (*UNANSWERED, OSError):
             pass
         finally:
-            await link.close()
+            link.close()
 
     async def _take(self, link: Link, reply: Any) -> None:
         match reply:

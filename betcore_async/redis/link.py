@@ -1,31 +1,37 @@
 """One pub/sub connection: raw replies in, commands out, a heartbeat that notices a peer that fell silent."""
 
+import asyncio
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, Self
 
-from redis.exceptions import ConnectionError as ServerConnectionError
+from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as ServerTimeoutError
 
-from betcore_async.redis.failures import Command
-from betcore_async.redis.transport import Connection, Transport, packed
+from betcore_async.redis.commands import Command
+from betcore_async.redis.transport import Transport
+from betcore_async.redis.wire import Wire, packed
+
+_AHEAD = 1000
+"""Replies kept ahead of the reader. Beyond that the socket is left unread, so that the server holds the rest."""
 
 
 class Link:
-    """Read by one task; another may send meanwhile.
+    """Read by one task; another may send meanwhile."""
 
-    redis-py's PubSub object is not used: it may resubscribe by itself while we do, reports a dead peer only with the
-    next command, and its acknowledgements cannot be awaited.
-    """
-
-    def __init__(self, transport: Transport, connection: Connection, interval: float) -> None:
-        self._connection = connection
+    def __init__(self, transport: Transport, wire: Wire, interval: float) -> None:
+        self._wire = wire
         self._now = transport.now
         self._interval = interval
         self._patience = transport.timeout
+        self._replies: deque[Any] = deque()
+        self._news = asyncio.Event()
+        self._is_unread = False
         self._heard_at = self._now()
         self._asked_at: float | None = None
         self.paused = False
         """Set while the reader deliberately does not read; the peer's silence means nothing then."""
+        wire.redirect(self._arrived, lambda _: self._news.set())
 
     @classmethod
     async def connect(cls, transport: Transport, interval: float) -> Self:
@@ -33,16 +39,23 @@ class Link:
         return cls(transport, await transport.connect_apart(), interval)
 
     async def receive(self) -> Any:
-        """Return the next reply. Raises redis-py's errors."""
-        reply = await self._connection.read_response(disable_decoding=True)
-        self._heard_at = self._now()
+        """Return the next reply. Raises redis-py's errors: an error reply as such, and what broke the connection."""
+        while not self._replies:
+            if self._wire.closed.done():
+                raise self._wire.closed.result()
+            self._news.clear()
+            await self._news.wait()
+        reply = self._replies.popleft()
+        if self._is_unread and len(self._replies) < _AHEAD // 2:
+            self._is_unread = False
+            self._wire.resume_reading()
+        if isinstance(reply, ResponseError):
+            raise reply
         return reply
 
-    async def send(self, commands: Sequence[Command]) -> None:
-        # redis-py would silently connect anew here, without the subscriptions.
-        if not self._connection.is_connected:
-            raise ServerConnectionError("the connection is gone")
-        await self._connection.send_packed_command(b"".join(map(packed, commands)), check_health=False)
+    def send(self, commands: Sequence[Command]) -> None:
+        """Write without waiting; raises redis-py's ConnectionError when the connection is gone."""
+        self._wire.write(b"".join(map(packed, commands)))
 
     @property
     def next_beat(self) -> float:
@@ -50,19 +63,31 @@ class Link:
         due = self._heard_at + self._interval if self._asked_at is None else self._asked_at + self._patience
         return max(0.0, due - self._now())
 
-    async def beat(self) -> None:
+    def beat(self) -> None:
         """PING when it is time to; raise redis-py's TimeoutError when the last PING stayed unanswered."""
         now = self._now()
-        if self.paused:
+        if self.paused or self._is_unread:
             self._heard_at = now
         if self._asked_at is not None and self._heard_at >= self._asked_at:
             self._asked_at = None
         if self._asked_at is None and now - self._heard_at >= self._interval:
             self._asked_at = now
-            await self.send([("PING",)])
+            self.send([("PING",)])
         elif self._asked_at is not None and now - self._asked_at >= self._patience:
             raise ServerTimeoutError("the server does not answer PING any more")
 
-    async def close(self) -> None:
-        """Close without a goodbye; does not wait."""
-        await self._connection.disconnect(nowait=True)
+    def close(self) -> None:
+        """Close without a goodbye."""
+        self._wire.abort()
+
+    async def closed(self) -> None:
+        """Return once nothing of the connection is left."""
+        await self._wire.closed
+
+    def _arrived(self, reply: Any) -> None:
+        self._heard_at = self._now()
+        self._replies.append(reply)
+        self._news.set()
+        if not self._is_unread and len(self._replies) > _AHEAD:
+            self._is_unread = True
+            self._wire.pause_reading()

@@ -5,7 +5,8 @@ from datetime import timedelta
 from typing import Any, Self
 
 from betcore_async.errors import ModelError
-from betcore_async.redis.failures import Command, Value, command_error
+from betcore_async.redis.commands import Command, Value, waiting_time
+from betcore_async.redis.failures import command_error
 from betcore_async.redis.transport import Transport
 
 TTL = timedelta | float
@@ -38,12 +39,16 @@ class Pipeline:
         self._transport = transport
         self._transaction = transaction
         self._commands: list[Command] = []
+        self._patience: float | None = None
 
     def __len__(self) -> int:
         return len(self._commands)
 
     def add(self, *command: Value) -> Self:
-        """Add any command, as its words: `add("ZADD", "key", 1.5, "member")`."""
+        """Add any command, as its words: `add("ZADD", "key", 1.5, "member")`; raises as `RedisClient.execute`."""
+        wait = waiting_time(command)
+        if wait is not None and not self._transaction:  # in a transaction nothing waits
+            self._patience = (self._patience or 0.0) + wait
         self._commands.append(command)
         return self
 
@@ -70,11 +75,13 @@ class Pipeline:
         repeat, else it raises RedisOutcomeUnknownError.
         """
         commands, self._commands = self._commands, []
+        patience, self._patience = self._patience, None
         if not commands:
             return []
         if not self._transaction:
-            return _checked(await self._transport.run(commands), commands)
-        replies = await self._transport.run([("MULTI",), *commands, ("EXEC",)], repeatable=False)
+            replies = await self._transport.run(commands, alone=patience is not None, patience=patience or 0.0)
+            return _checked(replies, commands)
+        replies = await self._transport.run([("MULTI",), *commands, ("EXEC",)], repeatable=False, alone=True)
         _checked(replies, [("MULTI",), *commands, ("EXEC",)])
         return _checked(replies[-1], commands)
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from redis.exceptions import NoScriptError
 
-from betcore_async.redis.failures import Command, Value, command_error
+from betcore_async.redis.commands import Command, Value
+from betcore_async.redis.failures import command_error
 from betcore_async.redis.transport import Transport
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from betcore_async.redis.failures import Command
+from betcore_async.redis.commands import Command
 from betcore_async.redis.subscription import Subscription
 
 

@@ -8,45 +8,8 @@ from betcore_async.errors import (
     RedisTimeoutError,
     RedisUnavailableError,
 )
-from betcore_async.redis.failures import backoff, is_repeatable, translate
+from betcore_async.redis.failures import backoff, reply_error, translate
 from betcore_async.redis.hub import PubSubHub
-from betcore_async.redis.topics import Topics
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        ("GET", "a"),
-        ("get", "a"),
-        ("SET", "a", 1),
-        ("SET", "a", 1, "PX", 5),
-        ("SET", "a", 1, "ex", 5),
-        ("DEL", "a"),
-        ("PING",),
-        ("ZRANGE", "a", 0, 1),
-    ],
-)
-def test_harmless_commands_are_repeatable(command):
-    assert is_repeatable(command)
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        ("SET", "a", 1, "NX"),
-        ("SET", "a", 1, "PX", 5, "NX"),
-        ("SET", "a", 1, "GET"),
-        ("INCR", "a"),
-        ("LPUSH", "a", 1),
-        ("PUBLISH", "a", 1),
-        ("EVALSHA", "x", 0),
-        ("GETDEL", "a"),
-        ("SET", "a", 1, "NX", "GET"),
-        ("UNHEARD-OF",),
-    ],
-)
-def test_whatever_may_do_more_the_second_time_is_not(command):
-    assert not is_repeatable(command)
 
 
 @pytest.mark.parametrize("attempt", [0, 1, 5, 100, 10**6])
@@ -77,40 +40,24 @@ def test_each_failure_has_its_error(error, in_doubt, kind):
     assert type(told) is kind
 
 
-def test_a_topic_left_before_its_answer_came_is_forgotten_with_the_answer():
-    topics, someone = Topics("SUBSCRIBE", "UNSUBSCRIBE"), object()
-    assert not topics.join("a", someone)
-    assert topics.commands() == [("SUBSCRIBE", "a")]
-    topics.leave("a", someone)
-    assert topics.commands() == [("UNSUBSCRIBE", "a")]
-    assert len(topics) == 1
-    assert topics.acknowledged("a") is None
-    assert len(topics) == 0
-    assert topics.acknowledged("a") is None
-
-
-def test_a_topic_joined_again_is_live_only_with_the_last_answer():
-    topics, someone = Topics("SUBSCRIBE", "UNSUBSCRIBE"), object()
-    topics.join("a", someone)
-    topics.commands()
-    topics.leave("a", someone)
-    topics.commands()
-    assert not topics.join("a", someone)
-    assert topics.commands() == [("SUBSCRIBE", "a")]
-    assert topics.acknowledged("a") is None
-    assert topics.acknowledged("a").name == "a"
-    assert topics.join("a", object())
-    assert topics.commands() == []
-
-
-def test_a_topic_left_and_joined_between_two_commands_is_not_mentioned():
-    topics, someone = Topics("SUBSCRIBE", "UNSUBSCRIBE"), object()
-    topics.join("a", someone)
-    topics.commands()
-    topics.acknowledged("a")
-    topics.leave("a", someone)
-    assert topics.join("a", someone)
-    assert topics.commands() == []
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("ERR max number of clients reached", exceptions.MaxConnectionsError),
+        ("ERR invalid password", exceptions.AuthenticationError),
+        ("ERR AUTH <password> called without any password configured", exceptions.AuthenticationError),
+        ("WRONGPASS invalid username-password pair", exceptions.AuthenticationError),
+        ("NOAUTH Authentication required.", exceptions.AuthenticationError),
+        ("LOADING Redis is loading the dataset in memory", exceptions.BusyLoadingError),
+        ("NOSCRIPT No matching script.", exceptions.NoScriptError),
+        ("WRONGTYPE Operation against a key", exceptions.ResponseError),
+        ("", exceptions.ResponseError),
+    ],
+)
+def test_each_error_reply_has_its_exception(text, kind):
+    error = reply_error(text)
+    assert type(error) is kind
+    assert str(error) == text
 
 
 def test_a_hub_is_made_without_a_loop():

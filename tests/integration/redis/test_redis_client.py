@@ -107,11 +107,14 @@ async def test_the_minimum_of_connections_is_open_from_the_start_and_the_maximum
     settings = redis_settings.model_copy(update={"pool_size": 3, "min_idle_conns": 2})
     async with RedisClient(settings) as client:
         assert client.stats().connections_idle == 2
-        await asyncio.gather(*(client.set(f"{unique}-{number}", number) for number in range(50)))
+        waits = [asyncio.create_task(client.execute("BLPOP", f"{unique}-{number}", 20)) for number in range(5)]
+        await until(lambda: client.stats().connections_in_use == 2)
+        await asyncio.gather(*(client.execute("RPUSH", f"{unique}-{number}", number) for number in range(5)))
+        assert await asyncio.gather(*waits) == [[f"{unique}-{n}".encode(), b"%d" % n] for n in range(5)]
         stats = client.stats()
         assert stats.connects == stats.connections_idle == 3
         assert stats.connections_in_use == stats.waiting == 0
-        assert stats.commands == stats.calls == 51
+        assert stats.commands == stats.calls == 11
         assert stats.retries == stats.errors == stats.timeouts == 0
 
 
