@@ -126,7 +126,8 @@ async def _inspect(path: Path, week: Week, migrator: Migrator) -> Partition:
 
 async def _move_one(entry: Partition, migrator: Migrator, move: Move) -> FileResult:
     if entry.state is PartitionState.DAMAGED:
-        return _failed(entry, PartitionDamagedError(entry.problem, path=entry.path, reason=entry.problem))
+        problem = entry.problem if str(entry.path) in entry.problem else f"{entry.path}: {entry.problem}"
+        return _failed(entry, PartitionDamagedError(problem, path=entry.path, reason=entry.problem))
     # Only a file that was made read-only is replaced by a copy. One that is still open somewhere is changed in place,
     # which is as safe, and made read-only after it or at the next start.
     unfinished = entry.state is PartitionState.SEALED and not is_read_only(entry.path)

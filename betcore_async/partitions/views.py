@@ -44,7 +44,8 @@ def run(weeks: Weeks, spans: Sequence[Span], sql: str, parameters: Parameters) -
         raw.set_authorizer(deny_all_but_reading)
         return raw.execute(sql, parameters).fetchall()
     except sqlite3.DatabaseError as error:
-        if error_code(error) == sqlite3.SQLITE_AUTH:
+        # A function that is refused, and a pragma in the shape of a table, come with a plain SQLITE_ERROR.
+        if error_code(error) == sqlite3.SQLITE_AUTH or str(error) == "not authorized":
             raise PartitionError(f"query() takes one SELECT over {', '.join(_VIEWS)}: {error}") from error
         raise
     finally:
