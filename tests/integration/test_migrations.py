@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import shutil
 import sqlite3
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -28,6 +29,7 @@ from betcore_async.errors import (
 from betcore_async.sqlite import retry
 from betcore_async.sqlite.migration_history import APPLICATION_ID
 from betcore_async.sqlite.migrations import Migrator, load_migrations, migrate_connection, shipped_folder
+from betcore_async.sqlite.rewrite import rewrite
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 IMPATIENT = DatabaseSettings(busy_timeout=timedelta(milliseconds=50))
@@ -284,17 +286,19 @@ async def test_gap_missing_file_and_newer_schema_are_told_apart(folder, database
         path.unlink()
     with pytest.raises(SchemaTooNewError) as newer:
         await Migrator(folder).up(database)
-    assert (newer.value.version, newer.value.head) == (3, 2)
+    assert (newer.value.version, newer.value.head, newer.value.path) == (3, 2, str(database))
+    assert str(database) in str(newer.value)
     for path, text in texts.items():
         path.write_text(text)
     for path in folder.glob("0002*"):
         path.unlink()
     with pytest.raises(MigrationMissingError, match="0002_trigger") as missing:
         await Migrator(folder).up(database)
-    assert missing.value.version == 2
+    assert (missing.value.version, missing.value.path) == (2, "0002_trigger.up.sql")
+    assert missing.value.database == str(database)
     with pytest.raises(MigrationGapError, match="0002") as gap:
         await Migrator(folder).up(database.with_name("new.db"))
-    assert gap.value.version == 2
+    assert (gap.value.version, gap.value.path) == (2, str(folder / "0003_rebuild.up.sql"))
     assert not database.with_name("new.db").exists()
 
 
@@ -573,6 +577,47 @@ async def test_sealed_file_stays_as_it_was_when_its_migration_fails(folder, data
     with pytest.raises(MigrationStatementError):
         await migrator.up(database)
     assert digests(database.parent) == before
+
+
+async def test_sealed_file_with_changes_beside_it_is_not_replaced(database):
+    query(database, "CREATE TABLE t (x)")
+    log = database.with_name("a.db-wal")
+    log.write_bytes(b"commits that are not in the file yet")  # would be played into whatever takes the file's place
+    before = digests(database.parent)
+    with pytest.raises(DatabaseError, match="chmod u\\+w"):
+        await rewrite(database, lambda _: [1])
+    assert digests(database.parent) == before
+
+
+async def test_sealed_file_with_nothing_to_change_is_not_replaced(folder, database):
+    await Migrator(folder).up(database)
+    query(database, "PRAGMA journal_mode = DELETE")
+    database.chmod(0o400)
+    inode = database.stat().st_ino
+    assert await rewrite(database, lambda _: []) == []
+    await Migrator(folder).baseline(database, 3)  # on record already
+    assert database.stat().st_ino == inode
+    (folder / "0003_rebuild.up.sql").write_text(REBUILD + "-- edited")
+    await Migrator(folder).baseline(database, 3)
+    assert database.stat().st_ino != inode
+    assert (await Migrator(folder).verify(database)).current == 3
+
+
+async def test_sealed_file_migrated_by_many_at_once_takes_each_step_once(folder, database):
+    await Migrator(folder).up(database, 1)
+    query(database, "PRAGMA journal_mode = DELETE")
+    database.chmod(0o400)
+    # One of them knows fewer migrations: its copy must not take the place of a newer one.
+    older = shutil.copytree(folder, folder.with_name("older"))
+    for path in older.glob("0003*"):
+        path.unlink()
+    migrators = [Migrator(source) for source in (folder, older, folder, older, folder)]
+    taken = await asyncio.gather(*(migrator.up(database) for migrator in migrators), return_exceptions=True)
+    assert {type(steps) for steps in taken} <= {list, SchemaTooNewError}  # the older code may come too late
+    steps = sorted(step.version for steps in taken if isinstance(steps, list) for step in steps)
+    assert steps == [2, 3]
+    assert (await Migrator(folder).verify(database)).current == 3
+    assert sorted(path.name for path in database.parent.iterdir()) == ["a.db", "migrations", "older"]
 
 
 async def test_folder_that_cannot_be_used_is_an_error_of_its_own(tmp_path, database):
