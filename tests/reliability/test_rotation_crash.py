@@ -1,0 +1,125 @@
+"""Killed anywhere, a rotation leaves exactly one live week and loses nothing; whoever comes next completes it."""
+
+import asyncio
+import contextlib
+import json
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from weekly_files import ALWAYS, W, live_weeks, platform, states
+
+from betcore_async.partitions.files import Family
+from betcore_async.partitions.rotation import build
+from betcore_async.sqlite.migrations import Migrator
+
+WORKER = [sys.executable, Path(__file__).parent / "rotation_worker.py"]
+ROTATIONS = 12
+
+
+@pytest.fixture
+async def weeks(tmp_path):
+    """Two sealed weeks and a live one, with users, decided bets and bets that have been open since each week."""
+    folder = tmp_path / "template"
+    async with platform(folder) as it:
+        users = [await it.users.create(f"0x{number}", 1000) for number in range(3)]
+        for week in W[1:3]:
+            for user in users:
+                await it.bets.place(user.id, "open", 10, 2.0)
+                await it.bets.settle((await it.bets.place(user.id, "cell", 20, 2.0)).id, won=True)
+            it.clock.now = week.start
+            await it.manager.rotate_to_new_week()
+        for user in users:
+            await it.bets.settle((await it.bets.place(user.id, "cell", 5, 3.0)).id, won=False)
+    return folder
+
+
+def sweep(template: Path, scratch: Path, what: str) -> dict:
+    scratch.mkdir()
+    command = [*WORKER, "sweep", template, scratch, what]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.timeout(180)
+async def test_killed_at_any_step_of_a_rotation_it_leaves_one_live_week_and_loses_nothing(weeks, tmp_path):
+    result = await asyncio.to_thread(sweep, weeks, tmp_path / "scratch", "rotate")
+    assert result["killed"] > 60
+    # The kills fell on both sides of the commit point.
+    assert result["live"].keys() == {str(W[2]), str(W[3])}
+    assert result["live"][str(W[2])] > 40
+
+
+@pytest.mark.timeout(180)
+async def test_killed_at_any_step_of_a_start_it_leaves_one_live_week_and_loses_nothing(weeks, tmp_path):
+    # A start with something to do: a cut rotation, a build that never ended, weeks that were not finalized.
+    ids = iter(str(number) for number in range(1000))
+    live = weeks / f"bets-{W[2]}.db"
+    orphan = weeks / f"bets-{W[3]}.db"
+    build(orphan, W[3], Migrator().migrations, 0, predecessor=(W[2], live), new_id=lambda: next(ids))
+    shutil.copy(live, Family(weeks / "bets.db").new_staging(W[3]))
+    for week in W[:2]:
+        (weeks / f"bets-{week}.db").chmod(0o600)
+    result = await asyncio.to_thread(sweep, weeks, tmp_path / "scratch", "start")
+    assert result["killed"] > 25
+    assert result["live"].keys() == {str(W[2])}
+
+
+@pytest.mark.timeout(180)
+def test_bets_of_several_processes_survive_rivals_that_rotate_and_are_killed(tmp_path):
+    folder, last = tmp_path / "data", W[ROTATIONS]
+    users = asyncio.run(_users(folder))
+    with contextlib.ExitStack() as stack:
+        placers = [stack.enter_context(_worker("place", folder, user, out=tmp_path / user)) for user in users]
+        rivals = [stack.enter_context(_worker("rotate", folder, last)) for _ in range(2)]
+        killed = 0
+        while live_weeks(folder) != [str(last)]:
+            rival = rivals.pop(0)
+            assert rival.stdout.readline() == b"ready\n"
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                rival.wait(timeout=random.uniform(0, 0.3))
+            rival.kill()
+            killed += rival.wait() != 0
+            rivals.append(stack.enter_context(_worker("rotate", folder, last)))
+        for placer in placers:
+            placer.stdin.close()
+        assert [placer.wait(timeout=30) for placer in placers] == [0] * len(placers)
+    assert states(folder) == {str(week): "sealed" if week < last else "live" for week in W[: ROTATIONS + 1]}
+    asyncio.run(_check(folder, {user: (tmp_path / user).read_text().split() for user in users}))
+    assert killed > 2
+
+
+async def _users(folder: Path) -> list[str]:
+    async with platform(folder) as it:
+        return [(await it.users.create(f"0x{number}", 10**9)).id for number in range(3)]
+
+
+async def _check(folder: Path, acknowledged: dict[str, list[str]]) -> None:
+    async with platform(folder, W[ROTATIONS]) as it:
+        for user_id, ids in acknowledged.items():
+            found = [bet.id for bet in (await it.manager.query_bets(user_id, *ALWAYS)).bets]
+            assert len(found) == len(set(found))
+            assert sorted(found) == sorted(ids)
+            assert len(ids) > ROTATIONS
+            assert (await it.users.get(user_id)).balance == 10**9 - len(ids)
+        assert (await it.ledger.audit()).ok
+
+
+@contextlib.contextmanager
+def _worker(*arguments: object, out: Path | None = None):
+    with contextlib.ExitStack() as stack:
+        stdout = stack.enter_context(out.open("w")) if out else subprocess.PIPE
+        process = subprocess.Popen([*WORKER, *map(str, arguments)], stdin=subprocess.PIPE, stdout=stdout)
+        try:
+            yield process
+        finally:
+            if process.stdin and not process.stdin.closed:
+                process.stdin.close()
+            process.kill()
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
