@@ -37,10 +37,11 @@ class Reader:
         """On the thread: run reads from the head of the line and leave their answers. Never raises."""
         answers, begun, ends = self.answers, 0.0, monotonic() + HOP_TIME
         for _ in range(HOP_READS):
-            if (job := line.take_job(_any)) is None:
+            if (job := line.take_job()) is None:
                 break
             try:
-                begun = self._snapshot(job, begun, shared=len(line) > 0)
+                if job.snapshot or len(line) or self._raw.in_transaction:
+                    begun = self._snapshot(job, begun)
                 answers.append((job, self._read(job), None))
             except BaseException as error:  # noqa: BLE001 - whatever it is, it goes to the caller
                 self.link.broken = self.link.broken or is_broken(error)
@@ -52,7 +53,7 @@ class Reader:
         except sqlite3.Error:
             self.link.broken = True
 
-    def _snapshot(self, job: Job, begun: float, *, shared: bool) -> float:
+    def _snapshot(self, job: Job, begun: float) -> float:
         """Begin a snapshot for this read and those behind it; return when it was begun.
 
         One snapshot serves many reads, which saves each its own, but never one that was asked for after the snapshot
@@ -62,11 +63,9 @@ class Reader:
         if raw.in_transaction:
             if job.enqueued_at < begun:
                 return begun
-            raw.close_cursors()
-            raw.execute("ROLLBACK")
-        if job.snapshot or shared:
-            begun = monotonic()
-            raw.execute("BEGIN")
+            sqlite3.Connection.execute(raw, "ROLLBACK")
+        begun = monotonic()
+        sqlite3.Connection.execute(raw, "BEGIN")
         return begun
 
     def _read(self, job: Job) -> Any:
@@ -81,7 +80,7 @@ class Reader:
         """On the thread: end whatever transaction or statement is open."""
         self._raw.close_cursors()
         if self._raw.in_transaction:
-            self._raw.execute("ROLLBACK")
+            sqlite3.Connection.execute(self._raw, "ROLLBACK")
 
     def restore(self) -> None:
         """On the thread: undo what a borrower may have done to the connection. Raises where that cannot be done."""
@@ -104,7 +103,3 @@ _BORROWED = (
     ("case_sensitive_like", "OFF"),
 )
 """Settings that are right as they come, and are put back after somebody had the connection."""
-
-
-def _any(_: Job) -> bool:
-    return True

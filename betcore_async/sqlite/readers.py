@@ -42,6 +42,7 @@ class Readers:
         self._counters = counters
         self._on_connect = on_connect
         self._limit = settings.max_open_conns - 1
+        self._most_idle = max(settings.max_idle_conns, 1)
         self._line = Line(settings.max_waiters)
         busy_budget = settings.busy_timeout.total_seconds()
         self._retries = Retries(self._line, busy_budget, counters, f"reading {path}")
@@ -154,15 +155,21 @@ class Readers:
             reader = self._idle.pop()  # the one used last: its cache is warm, the others may age out
             if not reader.link.alive:
                 self._drop(reader, broken=True)
+            elif isinstance(head, Job):
+                self._start(reader)
             elif (turn := self._line.take_turn()) is not None:
                 turn.grant(reader)
             else:
-                self._newest = reader, monotonic()
-                self._serving.add(reader)
-                if self._late_timer is None:
-                    self._late_timer = self._loop.call_later(LATE_AFTER, self._collect_late)
-                reader.link.post(partial(self._work, reader))
-        self._settle_down()
+                self._idle.append(reader)
+        if self._closing:
+            self._settle_down()
+
+    def _start(self, reader: Reader) -> None:
+        self._newest = reader, monotonic()
+        self._serving.add(reader)
+        if self._late_timer is None:
+            self._late_timer = self._loop.call_later(LATE_AFTER, self._collect_late)
+        reader.link.post(partial(self._work, reader))
 
     def _patience(self, head: Item) -> float:
         """Return how many seconds the head of the line should wait for a reader that is at work.
@@ -225,14 +232,15 @@ class Readers:
         """Take a reader into service again, unless it is broken, too old or one too many."""
         if reader not in self._open:
             return  # closed under its holder
-        wanted = self._line.head() is not None
-        surplus = not wanted and (self._closing or len(self._idle) >= max(self._settings.max_idle_conns, 1))
+        wanted = len(self._line) > 0
+        surplus = not wanted and (self._closing or len(self._idle) >= self._most_idle)
         broken = reader.link.broken or not reader.link.alive
         if broken or surplus or monotonic() >= reader.expires_at:
             self._drop(reader, broken=broken)
         else:
             self._idle.append(reader)
-        self._kick()
+        if wanted or self._closing:
+            self._kick()
 
     async def _add_reader(self) -> None:
         reader, failure = None, None

@@ -8,6 +8,8 @@ from typing import Any
 class Row(sqlite3.Row):
     """A row by position, by name and by attribute: `row[0]`, `row["balance"]`, `row.balance`."""
 
+    __slots__ = ()
+
     def __getattr__(self, name: str) -> Any:
         try:
             return self[name]

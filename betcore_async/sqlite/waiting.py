@@ -133,11 +133,11 @@ class Line:
         self._items.popleft().state = state
         self._waiting -= 1
 
-    def take_job(self, fits: Callable[[Job], bool]) -> Job | None:
-        """Take the head if it is a job that `fits`; a turn at the head stays and keeps its place."""
+    def take_job(self, fits: Callable[[Job], bool] | None = None) -> Job | None:
+        """Take the head if it is a job (that `fits`); a turn at the head stays and keeps its place."""
         with self._lock:
             head = self._head()
-            if not isinstance(head, Job) or not fits(head):
+            if not isinstance(head, Job) or (fits is not None and not fits(head)):
                 return None
             self._take(State.STARTED)
             return head
