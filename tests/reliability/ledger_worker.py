@@ -1,0 +1,90 @@
+"""One of several processes that use the same weekly files: `ledger_worker.py FOLDER JOURNAL SEED SECONDS STARTED`.
+
+Before each command a line with its terms goes to JOURNAL, after it a line with its outcome: what the file says at the
+moment of a SIGKILL is what this process was told. Its clock runs a week every two seconds since STARTED (seconds since
+the epoch), so that weeks are rotated while everything goes on.
+"""
+
+import asyncio
+import json
+import os
+import random
+import sys
+import time
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from ledger_files import NOON, open_books
+
+from betcore_async.stores.commands import CancelBet, Deposit, PlaceBet, SettleBet, Transfer
+
+TASKS = 8
+SPEED = timedelta(days=7) / timedelta(seconds=2)
+CELLS = 5
+
+
+class Journal:
+    def __init__(self, path: str) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def write(self, *line: object) -> None:
+        os.write(self._file, json.dumps(line).encode() + b"\n")
+
+
+KINDS = {kind.__name__: kind for kind in (Deposit, Transfer, PlaceBet, SettleBet, CancelBet)}
+
+
+def terms(command: object) -> list:
+    return [getattr(command, name) for name in command.__dataclass_fields__]
+
+
+def clock_since(started: float):
+    return lambda: NOON + (datetime.fromtimestamp(time.time()) - datetime.fromtimestamp(started)) * SPEED  # noqa: DTZ006
+
+
+async def main(folder: str, journal: str, seed: int, seconds: float, started: float) -> None:
+    chance, log, ends = random.Random(seed), Journal(journal), time.monotonic() + seconds
+    clock = clock_since(started)
+
+    async with open_books(Path(folder), clock, busy_timeout=timedelta(seconds=60)) as books:
+        users = [(await books.users.by_wallet(f"0x{number}")).id for number in range(20)]
+
+        async def execute(command):
+            log.write("try", type(command).__name__, terms(command))
+            outcome = await books.engine.execute(command)
+            log.write("ack", type(command).__name__, terms(command), outcome.model_dump(mode="json"))
+            return outcome
+
+        async def player():
+            while time.monotonic() < ends:
+                user, other = chance.sample(users, 2)
+                match chance.randrange(6):
+                    case 0:
+                        await execute(Deposit(books.engine.new_id(), user, chance.randint(1, 50)))
+                    case 1:
+                        await execute(Transfer(books.engine.new_id(), user, other, 1))
+                    case _:
+                        cell = f"cell {chance.randrange(CELLS)}"
+                        bet = await execute(
+                            PlaceBet(books.engine.new_id(), user, cell, chance.randint(1, 50), 1_500_000)
+                        )
+                        if chance.random() < 0.01:
+                            await asyncio.sleep(chance.random() / 5)  # it may be carried over meanwhile
+                        await execute(
+                            CancelBet(bet.id) if chance.random() < 0.2 else SettleBet(bet.id, chance.random() < 0.5)
+                        )
+
+        async def rotator():
+            while time.monotonic() < ends:
+                await books.partitions.rotate_to_new_week()
+                await asyncio.sleep(0.1)
+
+        log.write("ready")
+        async with asyncio.TaskGroup() as group:
+            group.create_task(rotator())
+            for _ in range(TASKS):
+                group.create_task(player())
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4]), float(sys.argv[5])))

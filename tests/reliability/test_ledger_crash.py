@@ -1,0 +1,227 @@
+"""Killed at any moment, used by several processes at once: the ledger keeps what it acknowledged, exactly once."""
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from ledger_files import CELL, NOON, by_hand, open_books, path_of
+from reliability.ledger_worker import KINDS, clock_since
+
+from betcore_async.clock import to_microseconds
+from betcore_async.ids import IdGenerator
+from betcore_async.stores import sqlite_cells, sqlite_commands
+from betcore_async.stores.commands import CancelBet, CreateUser, Deposit, PlaceBet, SettleBet, SettleChunk, Transfer
+from betcore_async.stores.sqlite_commands import Books
+
+TESTS = Path(__file__).parents[1]
+OPENING = 100_000
+USERS = 20
+
+
+def start_worker(folder, number, seconds, started):
+    arguments = [str(folder), str(folder / f"journal-{number}"), str(number), str(seconds), str(started)]
+    worker = TESTS / "reliability" / "ledger_worker.py"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
+    return subprocess.Popen([sys.executable, str(worker), *arguments], env=environment)
+
+
+def journal_of(folder, number):
+    path = folder / f"journal-{number}"
+    return [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
+
+
+def until_ready(process, folder, number):
+    deadline = time.monotonic() + 20
+    while not journal_of(folder, number):
+        assert process.poll() is None, "the worker failed"
+        assert time.monotonic() < deadline, "the worker never came up"
+        time.sleep(0.005)
+
+
+async def found(folder, started):
+    async with open_books(folder, clock_since(started)) as books:
+        for number in range(USERS):
+            await books.users.create(f"0x{number}", OPENING)
+
+
+def key(line):
+    return line[1], tuple(line[2])
+
+
+def told(outcome):
+    """What may not change: of a bet that was placed, only its terms."""
+    return {name: outcome[name] for name in outcome if name not in {"status", "resolved_at", "payout_amount"}}
+
+
+async def verify(folder, started, journal):
+    """Hold the books to a journal: what was acknowledged is there, the rest succeeds when repeated.
+
+    Returns how many commands were acknowledged.
+    """
+    acknowledged = {key(line): line[3] for line in journal if line[0] == "ack"}
+    unfinished = dict.fromkeys(key(line) for line in journal if line[0] == "try" and key(line) not in acknowledged)
+    async with open_books(folder, clock_since(started)) as books:
+        await books.assert_audit_is_clean()
+        before = (await books.ledger.audit()).counts
+        commands = [KINDS[kind](*terms) for kind, terms in acknowledged]
+        outcomes = await asyncio.gather(*(books.engine.execute(command) for command in commands))
+        for command, outcome, first in zip(commands, outcomes, acknowledged.values(), strict=True):
+            again = outcome.model_dump(mode="json")
+            assert told(again) == told(first) if isinstance(command, PlaceBet) else again == first
+        assert (await books.ledger.audit()).counts == before  # repeats change nothing
+        await asyncio.gather(*(books.engine.execute(KINDS[kind](*terms)) for kind, terms in unfinished))
+        await books.assert_audit_is_clean()
+    return len(acknowledged)
+
+
+async def assert_totals_are_those_of(folder, started, journal):
+    """Nothing is there that no journal tells of, nothing twice: every command in them was executed by now."""
+    tried = dict.fromkeys(key(line) for line in journal if line[0] == "try")
+    async with open_books(folder, clock_since(started)) as books:
+        counts = (await books.ledger.audit()).counts
+    bets = {terms[0]: terms for kind, terms in tried if kind == "PlaceBet"}
+    won = [terms[0] for kind, terms in tried if kind == "SettleBet" and terms[1]]
+    assert counts["opened"] == USERS * OPENING
+    assert counts["deposited"] == sum(terms[2] for kind, terms in tried if kind == "Deposit")
+    assert counts["bets"] == len(bets)
+    assert counts["staked"] == sum(terms[3] for terms in bets.values())
+    assert counts["paid"] == sum(bets[bet][3] * 3 // 2 for bet in won)
+
+
+def test_killed_at_random_moments_it_keeps_what_it_acknowledged_exactly_once(tmp_path):
+    started, journal, in_flight = time.time(), [], 0
+    asyncio.run(found(tmp_path, started))
+    for number in range(10):
+        process = start_worker(tmp_path, number, 60, started)
+        try:
+            until_ready(process, tmp_path, number)
+            time.sleep(random.uniform(0, 0.3))
+        finally:
+            process.kill()
+            process.wait()
+        own = journal_of(tmp_path, number)
+        in_flight += sum(line[0] == "try" for line in own) - sum(line[0] == "ack" for line in own)
+        journal += own
+        asyncio.run(verify(tmp_path, started, own))
+    asyncio.run(assert_totals_are_those_of(tmp_path, started, journal))
+    assert in_flight > 10, "the kills struck nothing in flight"
+
+
+def test_several_processes_one_of_them_killed_lose_and_double_nothing_over_rotations(tmp_path):
+    started = time.time()
+    asyncio.run(found(tmp_path, started))
+    processes = [start_worker(tmp_path, number, 60 if number == 0 else 2, started) for number in range(3)]
+    try:
+        until_ready(processes[0], tmp_path, 0)
+        time.sleep(1)
+        processes[0].kill()
+        assert [process.wait(timeout=40) for process in processes[1:]] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    journal = [line for number in range(3) for line in journal_of(tmp_path, number)]
+    acknowledged = asyncio.run(verify(tmp_path, started, journal))
+    asyncio.run(assert_totals_are_those_of(tmp_path, started, journal))
+    assert acknowledged > 300
+    assert len(list(tmp_path.glob("bets-*.db"))) >= 2
+
+
+# A mutant that such tests must catch
+
+
+class Killed(BaseException):
+    pass
+
+
+class Mortal(sqlite3.Connection):
+    """Commits each statement on its own, and dies after some that wrote."""
+
+    lives = 1_000_000
+
+    def _wrote(self, before):
+        if self.total_changes > before:
+            self.lives -= 1
+            if self.lives == 0:
+                raise Killed
+
+    def execute(self, sql, parameters=()):
+        before = self.total_changes
+        cursor = super().execute(sql, parameters)
+        rows = cursor.fetchall() if "RETURNING" in sql else None
+        self._wrote(before)
+        return cursor if rows is None else Rows(rows)
+
+    def executemany(self, sql, parameters):
+        before = self.total_changes
+        cursor = super().executemany(sql, parameters)
+        self._wrote(before)
+        return cursor
+
+
+class Rows:
+    def __init__(self, rows):
+        self._rows = rows
+
+    def fetchone(self):
+        return self._rows[0] if self._rows else None
+
+    def fetchall(self):
+        return self._rows
+
+
+def commands_after(placed, users, new_id):
+    return {
+        "create": (sqlite_commands.create_user, CreateUser(new_id(), "0xnew", 5)),
+        "deposit": (sqlite_commands.move_money, Deposit(new_id(), users[0], 5)),
+        "transfer": (sqlite_commands.move_money, Transfer(new_id(), users[0], users[1], 5)),
+        "place": (sqlite_commands.place_bet, PlaceBet(new_id(), users[0], CELL, 5, 1_500_000)),
+        "settle": (sqlite_commands.settle_bet, SettleBet(placed[0], won=True)),
+        "cancel": (sqlite_commands.cancel_bet, CancelBet(placed[0])),
+        "settle_cell": (sqlite_cells.settle_chunk, SettleChunk(CELL, True, "", placed[-1])),
+    }
+
+
+@pytest.mark.parametrize("name", ["create", "deposit", "transfer", "place", "settle", "cancel", "settle_cell"])
+async def test_an_engine_that_commits_each_statement_on_its_own_is_caught_wherever_it_dies(tmp_path, name):
+    new_id, deaths = IdGenerator(lambda: NOON), []
+    for lives in range(1, 10):
+        folder = tmp_path / str(lives)
+        async with open_books(folder) as books:
+            users = [(await books.users.create(f"0x{number}", 1_000)).id for number in range(2)]
+            placed = sorted([(await books.bets.place(user, CELL, 10, 1.5)).id for user in users])
+        path = path_of(folder, "2026-W47")
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None, factory=Mortal)) as raw:
+            raw.row_factory = sqlite3.Row
+            raw.lives = lives
+            handler, command = commands_after(placed, users, new_id)[name]
+            died = False
+            try:
+                handler(Books(raw, to_microseconds(NOON), new_id), command)
+            except Killed:
+                died = True
+        async with open_books(folder) as books:
+            report = await books.ledger.audit()
+        if not died:
+            break
+        deaths.append(report.ok)
+    # Killed after its last statement, nothing was missing any more; after any other, the audit says so.
+    assert len(deaths) >= 2
+    assert deaths == [False] * (len(deaths) - 1) + [True]
+
+
+async def test_a_file_whose_triggers_are_gone_is_still_audited(tmp_path):
+    async with open_books(tmp_path) as books:
+        user = await books.users.create("0xabc", 1_000)
+    with by_hand(path_of(tmp_path, "2026-W47")) as raw:
+        raw.execute("UPDATE users SET balance = balance + 1 WHERE id = ?", (user.id,))
+    async with open_books(tmp_path) as books:
+        assert not (await books.ledger.audit()).ok
