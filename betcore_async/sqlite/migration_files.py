@@ -26,6 +26,9 @@ _SEMICOLON = re.compile(r"""'[^']*'|"[^"]*"|`[^`]*`|\[[^\]]*\]|--[^\n]*|/\*.*?\*
 _KEYWORD = re.compile(r"\w*")
 _PRAGMA = re.compile(r"PRAGMA (?:\w+ ?\. ?)?(?P<name>\w+)", re.IGNORECASE)
 
+_PACKAGE = Path(__file__).resolve().parent.parent
+_INSTALLED = _PACKAGE / "_migrations"
+
 NO_TRANSACTION = "no-transaction"
 FOREIGN_KEYS_OFF = "foreign-keys-off"
 
@@ -123,9 +126,12 @@ def _checksum(up: Script, down: Script | None) -> str:
 
 def shipped_folder() -> Path:
     """Return the folder of this library's own migrations: inside the installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parent.parent
-    installed = package / "_migrations"
-    return installed if installed.is_dir() else package.parent / "migrations"
+    return _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent / "migrations"
+
+
+def is_installed(folder: Path) -> bool:
+    """Tell whether `folder` is part of the installed package, where nothing of the user's own belongs."""
+    return folder.resolve() == _INSTALLED
 
 
 def load_migrations(folder: Path) -> tuple[Migration, ...]:

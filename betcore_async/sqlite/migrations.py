@@ -12,7 +12,13 @@ from betcore_async.clock import Clock, system_clock
 from betcore_async.config import DatabaseSettings
 from betcore_async.errors import DatabaseError, MigrationError, NotBetcoreDatabaseError, StorageFullError
 from betcore_async.sqlite.connection import connect, open_raw
-from betcore_async.sqlite.migration_files import Migration, create_migration, load_migrations, shipped_folder
+from betcore_async.sqlite.migration_files import (
+    Migration,
+    create_migration,
+    is_installed,
+    load_migrations,
+    shipped_folder,
+)
 from betcore_async.sqlite.migration_history import check_baseline, read_history
 from betcore_async.sqlite.migration_plan import (
     AppliedMigration,
@@ -27,7 +33,7 @@ from betcore_async.sqlite.migration_plan import (
 from betcore_async.sqlite.migration_runner import migrate_connection, take_baseline, take_step
 from betcore_async.sqlite.retry import error_code, retry_busy
 from betcore_async.sqlite.rewrite import is_read_only, rewrite
-from betcore_async.sqlite.schema_dump import check_drift, dump_schema, schema_objects
+from betcore_async.sqlite.schema_dump import as_script, check_drift, dump_schema, schema_objects
 from betcore_async.tasks import finish
 
 T = TypeVar("T")
@@ -40,6 +46,7 @@ __all__ = [
     "PlannedMigration",
     "UnfinishedMigration",
     "create_migration",
+    "is_installed",
     "load_migrations",
     "migrate_connection",
     "shipped_folder",
@@ -135,6 +142,12 @@ class Migrator:
         """Return the schema of the database as SQL, normalised so that equal schemas have equal texts."""
         _require(Path(database))
         return await self._read(Path(database), dump_schema)
+
+    async def schema(self, version: int | None = None) -> str:
+        """Return the schema that the migrations up to `version` (default: the newest) make, as `dump` would."""
+        wanted = self._head if version is None else version
+        objects = await finish(asyncio.to_thread(_schema_at, self.migrations, wanted))
+        return as_script(objects)
 
     @property
     def _head(self) -> int:

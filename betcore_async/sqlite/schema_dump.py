@@ -31,7 +31,12 @@ def dump_schema(connection: sqlite3.Connection) -> str:
     Comments and layout are left out, and so are the quotes that SQLite puts around a name when it renames a table.
     The runner's own tables, SQLite's and those inside virtual tables are no part of it.
     """
-    return "".join(f"{sql};\n" for sql in schema_objects(connection).values())
+    return as_script(schema_objects(connection))
+
+
+def as_script(objects: dict[str, str]) -> str:
+    """Return the SQL that makes these objects."""
+    return "".join(f"{sql};\n" for sql in objects.values())
 
 
 def schema_objects(connection: sqlite3.Connection) -> dict[str, str]:

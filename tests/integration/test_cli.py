@@ -12,9 +12,7 @@ from betcore_async.config import variable_names
 COMMANDS = [
     ("demo",),
     ("doctor",),
-    ("migrate", "up"),
-    ("migrate", "down"),
-    ("migrate", "status"),
+    *(("migrate", name) for name in ("up", "down", "goto", "plan", "status", "verify", "baseline", "new", "dump")),
     ("partitions", "list"),
     ("partitions", "rotate"),
     ("config", "show"),

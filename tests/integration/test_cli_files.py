@@ -143,32 +143,3 @@ def test_a_rotation_that_cannot_be_is_one_line(family, week, text):
     result = run(family, "partitions", "rotate", week)
     assert result.status == 2
     assert text in result.complaint
-
-
-def test_migrate_reports_a_line_per_file_goes_on_after_an_error_and_fails(family):
-    assert run(family, "migrate", "status").status == 0
-    (family / "bets-2021-W52.db").write_bytes(b"not a database at all, but long enough to be taken for one" * 100)
-    result = run(family, "migrate", "up", "--json")
-    assert result.status == 1
-    rows = json.loads(result.out)
-    assert [row["error"] is None for row in rows] == [False, True, True]
-    assert rows[1]["version"] == rows[1]["head"] > 0
-
-
-def test_migrate_down_deletes_nothing_without_a_word(family):
-    before = {path.name: path.read_bytes() for path in family.iterdir()}
-    result = run(family, "migrate", "down")
-    assert result.status == 2
-    assert "--yes" in result.complaint
-    assert {path.name: path.read_bytes() for path in family.iterdir()} == before
-
-
-def test_migrate_goes_down_and_up_again(tmp_path, family):
-    shutil.rmtree(family)
-    family.mkdir()
-    (family / "bets-2022-W01.db").touch()
-    up = json.loads(run(family, "migrate", "up", "--json").out)
-    assert up[0]["steps"][0] == "1"
-    down = json.loads(run(family, "migrate", "down", "--yes", "--steps", "100", "--json").out)
-    assert down[0]["version"] == 0
-    assert run(family, "migrate", "status").status == 1
