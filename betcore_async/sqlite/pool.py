@@ -33,6 +33,8 @@ CLOSE_TIMEOUT = 10.0
 
 _DEFAULTS = DatabaseSettings()
 
+_run = sqlite3.Connection.execute  # past the tracking of cursors, for statements that leave none open
+
 # The transactions a task is in: one for each pool, and a copy in every task started from there, which is not in them.
 _held: ContextVar[tuple[tuple["SQLitePool", "asyncio.Task[Any] | None", Transaction], ...]] = ContextVar(
     "betcore_transactions", default=()
@@ -145,13 +147,13 @@ class SQLitePool:
 
     async def fetch_all(self, sql: str, parameters: Parameters = ()) -> list[Row]:
         """Return all rows of a query."""
-        return await self._open_parts()[1].submit(lambda raw: raw.execute(sql, parameters).fetchall(), snapshot=False)
+        return await self._open_parts()[1].submit(lambda raw: _run(raw, sql, parameters).fetchall(), snapshot=False)
 
     async def fetch_one(self, sql: str, parameters: Parameters = ()) -> Row | None:
         """Return the first row of a query, or None."""
 
         def first(raw: sqlite3.Connection) -> Row | None:
-            cursor = raw.execute(sql, parameters)
+            cursor = _run(raw, sql, parameters)
             row: Row | None = cursor.fetchone()
             cursor.close()  # an unfinished statement would hold on to its snapshot
             return row

@@ -35,6 +35,8 @@ class RawConnection(sqlite3.Connection):
 
     def close_cursors(self) -> None:
         """Close what is still open of the cursors and blobs made so far."""
+        if not self._opened:
+            return
         for reference in self._opened:
             if (opened := reference()) is not None:
                 with contextlib.suppress(sqlite3.ProgrammingError):  # the connection itself was closed

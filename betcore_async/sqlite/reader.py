@@ -3,6 +3,8 @@
 import random
 import sqlite3
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -25,8 +27,12 @@ LIFETIME_JITTER = 0.1
 class Reader:
     """One reading connection."""
 
-    def __init__(self, link: Link, raw: RawConnection, settings: DatabaseSettings) -> None:
+    def __init__(
+        self, link: Link, raw: RawConnection, settings: DatabaseSettings, work: "Callable[[Reader], None]"
+    ) -> None:
         self.link = link
+        self.hop = partial(work, self)
+        """What its thread does in a hop."""
         self.answers: deque[Answer] = deque()
         """Filled by the thread, emptied by the loop."""
         self._raw = raw
@@ -46,10 +52,11 @@ class Reader:
             except BaseException as error:  # noqa: BLE001 - whatever it is, it goes to the caller
                 self.link.broken = self.link.broken or is_broken(error)
                 answers.append((job, None, translated(error)))
-            if monotonic() >= ends or self.link.broken:
+            if not len(line) or monotonic() >= ends or self.link.broken:
                 break
         try:
-            self.tidy()
+            if self._raw.in_transaction:
+                sqlite3.Connection.execute(self._raw, "ROLLBACK")
         except sqlite3.Error:
             self.link.broken = True
 
@@ -76,16 +83,12 @@ class Reader:
             self._raw.row_factory = Row
             self._raw.text_factory = str
 
-    def tidy(self) -> None:
-        """On the thread: end whatever transaction or statement is open."""
-        self._raw.close_cursors()
-        if self._raw.in_transaction:
-            sqlite3.Connection.execute(self._raw, "ROLLBACK")
-
     def restore(self) -> None:
         """On the thread: undo what a borrower may have done to the connection. Raises where that cannot be done."""
         raw = self._raw
-        self.tidy()
+        raw.close_cursors()
+        if raw.in_transaction:
+            raw.execute("ROLLBACK")
         if len(raw.execute("PRAGMA database_list").fetchall()) > 1:
             raise sqlite3.OperationalError("a file was left attached")  # seen by the pool alone, which drops the reader
         raw.isolation_level = None
