@@ -62,4 +62,9 @@ def born_at(identifier: str) -> datetime:
         raise ModelError(f"the id {identifier} lies in the future, after the year 9999", field="id") from None
 
 
+def first_id(moment: datetime) -> str:
+    """Return the least UUIDv7 that can be born at `moment`, for comparisons: ids sort by their time."""
+    return _format(to_microseconds(moment) // 1000, 0)
+
+
 _EXAMPLE = "0199c4f2-7d1c-7a30-8c5e-3b1f0a9d2e47"

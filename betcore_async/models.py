@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
 from fractions import Fraction
+from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -60,6 +61,7 @@ class BetStatus(StrEnum):
     INSUFFICIENT_FUNDS = "insufficient_funds"
 
 
+_STATUS_OF_TEXT = {str(status): status for status in BetStatus}
 OPEN_STATUSES = frozenset({BetStatus.PENDING, BetStatus.CONFIRMED})
 
 _SETTLED = frozenset({BetStatus.WON, BetStatus.LOST, BetStatus.CANCELLED})
@@ -136,7 +138,7 @@ class Bet(_Model):
     @classmethod
     def from_rows(cls, rows: Iterable[Sequence[Any]]) -> list["Bet"]:
         """Return bets from database rows in the order of `COLUMNS`, without validating again what a CHECK holds."""
-        make, statuses = cls.model_construct, {str(status): status for status in BetStatus}
+        make, statuses = cls.model_construct, _STATUS_OF_TEXT
         return [
             make(
                 id=row[0],
@@ -196,9 +198,14 @@ def reward_ppm(rate: float) -> int:
         raise ModelError(
             f"reward_rate must be a finite number from 1 to {MAX_REWARD_RATE:.0f}; got {rate!r}", field="reward_rate"
         )
+    return _ppm_of(float(rate))
+
+
+@lru_cache(maxsize=4096)  # a platform offers few rates, again and again
+def _ppm_of(rate: float) -> int:
     # Through repr, so that 1.13 means 113/100 and not the binary fraction just below it; of a plain float, because a
     # subclass (numpy's float64) may write itself otherwise.
-    return round(Fraction(Decimal(repr(float(rate)))) * PPM)
+    return round(Fraction(Decimal(repr(rate))) * PPM)
 
 
 def payout(amount: int, ppm: int) -> int:

@@ -2,13 +2,14 @@
 
 import sqlite3
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
 
 from betcore_async.clock import Clock, system_clock
 from betcore_async.errors import BetNotFoundError, ModelError
-from betcore_async.ids import IdGenerator, born_at
+from betcore_async.ids import IdGenerator, born_at, first_id
 from betcore_async.models import Bet, BetStatus, LedgerEntry, User
 from betcore_async.partitions import BetPage, Cursor, PartitionManager, Week
 from betcore_async.stores import audit, sqlite_cells, sqlite_commands, sqlite_reads
@@ -46,6 +47,17 @@ CLOCK_SKEW = timedelta(days=7)
 """How far a caller's clock may be ahead of ours: an id is used no earlier than that before it was born."""
 
 
+@dataclass(frozen=True, slots=True)
+class _FreshIds:
+    """Which ids no week before `week` can have used. Those weeks are sealed: worked out once for each live week."""
+
+    week: Week
+    least: str
+    """The later of: the greatest id that any of them used, and the first that can be born in this week."""
+    limit: str
+    """An id from here on may lie too far in the future."""
+
+
 class SQLiteLedger:
     """A LedgerEngine over a PartitionManager. Each command is one member of a group commit on the live week."""
 
@@ -53,7 +65,7 @@ class SQLiteLedger:
         self._partitions = partitions
         self._clock = clock
         self.new_id = IdGenerator(clock)
-        self._newest_before: dict[Week, str] = {}
+        self._fresh: _FreshIds | None = None
 
     async def execute(self, command: Command[R]) -> R:
         handler = _HANDLERS[type(command)]
@@ -76,8 +88,12 @@ class SQLiteLedger:
         What its time says is not enough: around midnight on Sunday, and until somebody rotates, the old week takes
         commands whose ids were born in the new one.
         """
+        if self._fresh is None or self._fresh.week != live:
+            self._fresh = await self._fresh_ids(live)
+        if self._fresh.least < identifier < self._fresh.limit:
+            return None
         born = born_at(identifier)
-        if born >= live.start and identifier > await self._newest_id_before(live):
+        if identifier > self._fresh.least:
             if born > max(self._clock(), live.start) + CLOCK_SKEW:
                 raise ModelError(f"the id {identifier} lies in the future: its time is {born}", field="id")
             return None
@@ -88,12 +104,9 @@ class SQLiteLedger:
             return None
         return replayed(command, first, await self.user(identifier) if isinstance(command, CreateUser) else None)
 
-    async def _newest_id_before(self, live: Week) -> str:
-        """Return the greatest id that any week before the live one used. They are sealed: asked once for each week."""
-        if live not in self._newest_before:
-            newest = await self._partitions.scan(partial(sqlite_reads.newest_id_before, live=live))
-            self._newest_before = {live: newest}
-        return self._newest_before[live]
+    async def _fresh_ids(self, live: Week) -> _FreshIds:
+        newest = await self._partitions.scan(partial(sqlite_reads.newest_id_before, live=live))
+        return _FreshIds(live, max(newest, first_id(live.start)), first_id(live.start + CLOCK_SKEW))
 
     async def _decided_before(self, command: Command[Any], error: BetNotFoundError) -> Any:
         """Answer for a bet that is not in the live week: it was decided in an earlier one, or never placed."""
