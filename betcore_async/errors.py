@@ -194,7 +194,7 @@ class LedgerError(BetcoreError):
 
 
 class InsufficientFundsError(LedgerError):
-    """`user_id`, `balance`, `amount`; for a bet also `bet`, the row that was recorded."""
+    """`user_id`, `amount`; of a withdrawal or transfer also `balance`, of a bet `bet`, the row that was recorded."""
 
 
 class UserNotFoundError(LedgerError):
