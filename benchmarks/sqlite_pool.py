@@ -26,7 +26,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from sqlite_contenders import CONTENDERS, ROWS, Contender
+from contenders.sqlite import CONTENDERS, ROWS, Contender
 
 TASKS = 64
 CASES = {  # name: (what, synchronous, concurrent tasks)

@@ -1,4 +1,4 @@
-"""The libraries `sqlite_pool.py` sets side by side, each used the way it is fastest through its public interface.
+"""The libraries that `sqlite_pool.py` sets side by side, each used the way it is fastest through its public interface.
 
 Every contender answers the same four questions over one file in WAL mode with foreign keys off, synchronous as asked:
 one row by key, one INSERT, one transaction (an UPDATE and an INSERT, all or nothing), ten thousand rows.
