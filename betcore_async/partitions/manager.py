@@ -12,7 +12,6 @@ from betcore_async.clock import Clock, system_clock, to_microseconds
 from betcore_async.config import DatabaseSettings, Durability, PartitionSettings
 from betcore_async.errors import (
     BetcoreError,
-    MigrationError,
     PartitionDamagedError,
     PartitionError,
     PartitionSealedError,
@@ -23,12 +22,10 @@ from betcore_async.ids import IdGenerator
 from betcore_async.partitions.catalog import Partition, clean, discover
 from betcore_async.partitions.info import RotationReport
 from betcore_async.partitions.live import LiveFile, LiveWeek
-from betcore_async.partitions.meta import PartitionState
-from betcore_async.partitions.migrating import move_each, other_version
-from betcore_async.partitions.rotation import finalize, hand_over
+from betcore_async.partitions.rotation import check_clock, finalize, hand_over
 from betcore_async.partitions.router import PartitionRouter, Reading
 from betcore_async.partitions.scanner import Scanners
-from betcore_async.partitions.startup import put_in_order
+from betcore_async.partitions.startup import migrate, put_in_order
 from betcore_async.partitions.week import Week
 from betcore_async.sqlite.connection import connect_memory
 from betcore_async.sqlite.migrations import Migrator
@@ -75,7 +72,6 @@ class PartitionManager(PartitionRouter):
         self._new_id = IdGenerator(clock)
         self._opening = False
         self._live: LiveFile | None = None
-        self._background: set[asyncio.Task[None]] = set()
 
     # Life
 
@@ -88,7 +84,7 @@ class PartitionManager(PartitionRouter):
         if self._opening or self._reading is not None:
             raise PartitionError("the partitions are open already")
         self._opening = True
-        self._elsewhere, self._detached = {}, set()
+        self._elsewhere, self._detached = {}, {}
         try:
             async with contextlib.AsyncExitStack() as opened:
                 desk = await connect_memory()
@@ -103,9 +99,7 @@ class PartitionManager(PartitionRouter):
     async def _open_files(self) -> LiveFile:
         self._family.make_folder()
         live_file = LiveFile(self._database, self._clock)
-        async with self._family.alone(
-            self._database.busy_timeout
-        ):  # to the end, so that the week that is live stays so until it is open
+        async with self._family.alone(self._database.busy_timeout):  # to the end: until it is open the week stays live
             now = self._clock()
             discovery = await self._at_desk(
                 lambda: put_in_order(
@@ -121,22 +115,7 @@ class PartitionManager(PartitionRouter):
         return live_file
 
     async def _migrate(self, partitions: Iterable[Partition]) -> bool:
-        """Bring files to the newest schema; tells whether any was not there.
-
-        A sealed file that stays behind is set aside: queries that reach it say so. The live one has to come along.
-        """
-        old = [
-            entry
-            for entry in partitions
-            if entry.state is not PartitionState.DAMAGED and entry.schema_version != self._head
-        ]
-        if self._settings.migrate_on_open:
-            for result in await move_each(old, self._migrator, self._migrator.up):
-                if result.error is not None and result.state is PartitionState.LIVE:
-                    raise result.error
-        elif live := next((entry for entry in old if entry.state is PartitionState.LIVE), None):
-            raise MigrationError(other_version(live, self._head), path=live.path)
-        return bool(old)
+        return await migrate(partitions, self._migrator, allowed=self._settings.migrate_on_open)
 
     async def close(self) -> None:
         """Finish what runs (queries within ten seconds) and close every file. Closing twice does nothing."""
@@ -150,16 +129,12 @@ class PartitionManager(PartitionRouter):
         async with contextlib.AsyncExitStack() as closing:  # in reverse, each of them whatever the others raise
             closing.callback(self._stop_reading)
             closing.push_async_callback(reading.desk.close)
-            closing.push_async_callback(self._background_done)
+            closing.push_async_callback(_all_done, reading.retiring)
             closing.push_async_callback(reading.scanners.close)
             closing.push_async_callback(live.close)
 
     def _stop_reading(self) -> None:
         self._reading = None
-
-    async def _background_done(self) -> None:
-        while self._background:
-            await asyncio.wait(self._background)
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -232,13 +207,13 @@ class PartitionManager(PartitionRouter):
 
         # Where it is closed meanwhile there is nothing to follow; the caller will find that out by itself.
         if self._live is not None and await self._live.follow(left, find):
-            task = asyncio.get_running_loop().create_task(self._retire(left))
-            self._background.add(task)
-            task.add_done_callback(self._background.discard)
+            reading = self._opened()
+            task = asyncio.create_task(self._retire(left, reading))
+            reading.retiring.add(task)
+            task.add_done_callback(reading.retiring.discard)
 
-    async def _retire(self, left: LiveWeek) -> None:
+    async def _retire(self, left: LiveWeek, reading: Reading) -> None:
         """Close a week's pool once its last reads are done, and make a plain read-only file of it."""
-        reading = self._opened()
         await left.pool.close()
         with contextlib.suppress(PoolClosedError):  # closed with all the others
             await reading.scanners.forget(left.week)
@@ -260,20 +235,13 @@ class PartitionManager(PartitionRouter):
                 await self.read(lambda _: None)  # follows, where a rival was faster
                 live = self._writing().current
                 if target > live.week:
-                    self._check_clock(target, live.week, explicit=week is not None)
+                    if week is None:
+                        check_clock(target, live.week, self._settings.max_clock_ahead)
                     return await self._rotate(live, target)
         live_week = self.current_week
         if week is not None and target < live_week:
             raise RotationError(f"{target} is over, the live week is {live_week}; weeks only move forward", week=target)
         return RotationReport(live_week, live_week, performed=False, users=0, open_bets=0, seconds=0.0)
-
-    def _check_clock(self, target: Week, live: Week, *, explicit: bool) -> None:
-        if not explicit and target.start - live.end > self._settings.max_clock_ahead:
-            raise RotationError(
-                f"the clock says {target}, far ahead of the live week {live}; "
-                f"check it, or name the week: rotate_to_new_week({target.name!r})",
-                week=target,
-            )
 
     async def _rotate(self, live: LiveWeek, target: Week) -> RotationReport:
         started, now = perf_counter(), to_microseconds(self._clock())
@@ -311,3 +279,8 @@ class PartitionManager(PartitionRouter):
     def stats(self) -> PoolStats:
         """Return the counters of the live week's pool."""
         return self._writing().current.pool.stats()
+
+
+async def _all_done(tasks: set[asyncio.Task[None]]) -> None:
+    while tasks:
+        await asyncio.wait(tasks)

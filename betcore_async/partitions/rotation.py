@@ -18,6 +18,7 @@ import stat
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from urllib.parse import quote
 
@@ -76,6 +77,16 @@ class Carried:
 
     users: int
     open_bets: int
+
+
+def check_clock(target: Week, live: Week, limit: timedelta) -> None:
+    """Refuse a week that the clock says and that lies further ahead than a downtime would explain."""
+    if target.start - live.end > limit:
+        raise RotationError(
+            f"the clock says {target}, far ahead of the live week {live}; "
+            f"check it, or name the week: rotate_to_new_week({target.name!r})",
+            week=target,
+        )
 
 
 def hand_over(
@@ -200,3 +211,18 @@ def finalize(path: Path) -> bool:
     except (sqlite3.Error, OSError):
         return False
     return bool(mode == "delete")
+
+
+def make_whole(path: Path) -> bool:
+    """Bring all that a sealed week holds into its one file, so that it may be moved without its -wal.
+
+    False while a reader, in whatever process, keeps that from being done.
+    """
+    if finalize(path):
+        return True
+    try:
+        with closing(open_raw(path, readonly=False)) as raw:
+            busy, logged, moved = raw.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
+    except sqlite3.Error:
+        return False
+    return not busy and logged == moved

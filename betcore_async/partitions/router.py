@@ -1,7 +1,8 @@
 """PartitionRouter: questions that reach over several weeks, answered from as few files and thread hops as possible."""
 
+import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
@@ -23,6 +24,7 @@ from betcore_async.partitions.info import BetPage, PartitionInfo, describe
 from betcore_async.partitions.meta import PartitionState
 from betcore_async.partitions.migrating import at_version
 from betcore_async.partitions.plan import Catalog
+from betcore_async.partitions.rotation import make_whole
 from betcore_async.partitions.scanner import Scanner, Scanners, StaleCatalogError
 from betcore_async.partitions.week import Week
 from betcore_async.sqlite.connection import Link
@@ -43,6 +45,8 @@ class Reading:
     desk: Link
     """A thread for work on the folder and on single files."""
     scanners: Scanners
+    retiring: set[asyncio.Task[None]] = field(default_factory=set)
+    """What closes the pools of weeks that were just sealed."""
 
 
 class PartitionRouter:
@@ -55,7 +59,7 @@ class PartitionRouter:
         # Replaced as a whole and never changed: scanners look at it from their threads.
         self._catalog: Catalog = {}
         self._elsewhere: dict[Week, Partition] = {}  # attached from outside the folder
-        self._detached: set[Week] = set()
+        self._detached: dict[Week, Path | None] = {}  # with the file, where it is one of the folder
         self._reading: Reading | None = None
 
     @property
@@ -90,7 +94,7 @@ class PartitionRouter:
             raise PartitionError(f"{week} is there already: {self._catalog[week].path}", week=week)
         if week >= max(self._catalog):
             raise PartitionError(f"{week} comes after the live week", week=week)
-        self._detached.discard(week)
+        self._detached.pop(week, None)
         self._elsewhere[week] = entry
         self._catalog = dict(sorted([*self._catalog.items(), (week, entry)]))
         return await self.scan(lambda scanner, _: describe(scanner, entry))
@@ -98,20 +102,31 @@ class PartitionRouter:
     async def detach_partition(self, week: Week | str) -> None:
         """Let go of a sealed week in this process, so that its file may be moved; waits for queries that read it.
 
-        Queries that reach it raise PartitionMissingError from now on. Raises PartitionError for the live week. When
-        cancelled, it may be called again.
+        Queries that reach it raise PartitionMissingError from now on. Raises PartitionError for the live week, and
+        while another process reads the week from its -wal, without which the file is not whole yet. Then, and when
+        cancelled, call it again.
         """
         week = Week.parse(week)
         entry = self._catalog.get(week)
         if entry is None and week not in self._detached:
             raise PartitionMissingError(f"{week} is not here", weeks=(week,))
-        if entry is not None and entry.state is PartitionState.LIVE:
-            raise PartitionError(f"{week} is the live week and cannot be detached", week=week)
         reading = self._opened()
-        self._catalog = {known: other for known, other in self._catalog.items() if known != week}
-        self._elsewhere.pop(week, None)
-        self._detached.add(week)
+        if entry is not None:
+            if entry.state is PartitionState.LIVE:
+                raise PartitionError(f"{week} is the live week and cannot be detached", week=week)
+            ours = entry.state is PartitionState.SEALED and self._elsewhere.pop(week, None) is None
+            self._detached[week] = entry.path if ours else None
+            self._catalog = {known: other for known, other in self._catalog.items() if known != week}
         await reading.scanners.forget(week)
+        if reading.retiring:
+            await asyncio.wait(reading.retiring)
+        file = self._detached.get(week)
+        if file is not None and file.exists() and not await self._at_desk(lambda: make_whole(file)):
+            raise PartitionError(
+                f"{file} cannot be moved yet: another process still reads it from its -wal; detach it again in a while",
+                week=week,
+                path=file,
+            )
 
     async def _refresh(self) -> Discovery:
         """Read the catalog anew from the files, so that a rotation of another process is seen."""

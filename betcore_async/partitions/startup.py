@@ -1,14 +1,16 @@
-"""What happens to the folder when a family of weekly files is opened. Synchronous; under the family's lock."""
+"""What happens to the folder when a family of weekly files is opened, under the family's lock."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from betcore_async.errors import DatabaseError
-from betcore_async.partitions.catalog import Discovery, clean, discover
+from betcore_async.errors import DatabaseError, MigrationError
+from betcore_async.partitions.catalog import Discovery, Partition, clean, discover
 from betcore_async.partitions.files import Family, publish
 from betcore_async.partitions.meta import PartitionState
+from betcore_async.partitions.migrating import move_each, other_version
 from betcore_async.partitions.rotation import build, finalize
 from betcore_async.partitions.week import Week
 from betcore_async.sqlite.migration_files import Migration
+from betcore_async.sqlite.migrations import Migrator
 
 
 def put_in_order(
@@ -18,7 +20,7 @@ def put_in_order(
     now: int,
     new_id: Callable[[], str],
 ) -> Discovery:
-    """Find the weekly files, clean up after crashes, and make the first file where there is none."""
+    """Find the weekly files, clean up after crashes, and make the first file where there is none. Synchronous."""
     head = migrations[-1].version
     discovery = discover(family, head)
     try:
@@ -34,3 +36,20 @@ def put_in_order(
         if partition.state is PartitionState.SEALED:
             finalize(partition.path)
     return discovery
+
+
+async def migrate(partitions: Iterable[Partition], migrator: Migrator, *, allowed: bool) -> bool:
+    """Bring files to the newest schema; tells whether any was not there.
+
+    A sealed file that stays behind is set aside: queries that reach it say so. The live one has to come along: raises
+    what kept it, or MigrationError where migrating is not `allowed`.
+    """
+    head = migrator.migrations[-1].version
+    old = [entry for entry in partitions if entry.state is not PartitionState.DAMAGED and entry.schema_version != head]
+    if allowed:
+        for result in await move_each(old, migrator, migrator.up):
+            if result.error is not None and result.state is PartitionState.LIVE:
+                raise result.error
+    elif live := next((entry for entry in old if entry.state is PartitionState.LIVE), None):
+        raise MigrationError(other_version(live, head), path=live.path)
+    return bool(old)

@@ -44,8 +44,8 @@ def run(weeks: Weeks, spans: Sequence[Span], sql: str, parameters: Parameters) -
         raw.set_authorizer(deny_all_but_reading)
         return raw.execute(sql, parameters).fetchall()
     except sqlite3.DatabaseError as error:
-        # A function that is refused, and a pragma in the shape of a table, come with a plain SQLITE_ERROR.
-        if error_code(error) == sqlite3.SQLITE_AUTH or str(error) == "not authorized":
+        # Changing a view, a function and a pragma in the shape of a table are refused with a plain SQLITE_ERROR.
+        if error_code(error) == sqlite3.SQLITE_AUTH or str(error).startswith(("not authorized", "cannot modify")):
             raise PartitionError(f"query() takes one SELECT over {', '.join(_VIEWS)}: {error}") from error
         raise
     finally:

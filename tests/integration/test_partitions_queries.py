@@ -1,6 +1,7 @@
 """Questions over many weekly files are answered as if there were one: checked against a model, on random data."""
 
 import asyncio
+import contextlib
 import random
 import tempfile
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlite_files import Gate, until
+from sqlite_files import Gate, held_elsewhere, until
 from weekly_files import ALWAYS, WEEK, Platform, W, direct, platform
 
 from betcore_async.errors import (
@@ -279,6 +280,8 @@ async def test_own_sql_binds_its_parameters(it):
 
 FORBIDDEN = [
     "INSERT INTO bets VALUES (1)",
+    "DELETE FROM bets",
+    "UPDATE bets SET amount = 0",
     "DELETE FROM w2026_20.bets",
     "UPDATE w2026_21.users SET balance = 0",
     "CREATE TABLE t (x)",
@@ -401,6 +404,36 @@ async def test_a_detached_week_can_be_moved_and_attached_elsewhere(long, tmp_pat
     assert (await long.manager.query_bets(user.id, *ALWAYS)).bets == before
     await long.next_week()
     assert (await long.manager.query_bets(user.id, *ALWAYS)).bets == before
+
+
+@pytest.mark.parametrize("others", [0, 1])
+async def test_a_week_detached_right_after_its_rotation_is_whole_without_its_log(long, tmp_path, others):
+    # Nothing of it may be left in the -wal that stays behind when the file is moved.
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(others):  # which still have the week open for writing
+            await stack.enter_async_context(platform(long.folder, W[4]))
+        user = await long.users.by_wallet("0xabc")
+        await long.bets.place(user.id, "last", 10, 2.0)
+        await long.next_week()
+        await long.manager.detach_partition(W[4])
+        moved = tmp_path / "moved"
+        moved.write_bytes(long.file(W[4]).read_bytes())
+    long.file(W[4]).unlink()
+    await long.manager.attach_partition(W[4], moved)
+    assert await long.manager.count_bets(*ALWAYS) == 3
+    assert (await long.ledger.audit()).ok
+
+
+async def test_a_week_that_others_read_from_its_log_is_not_given_away(long):
+    await long.users.create("0xdef", 1)
+    with held_elsewhere(long.file(W[4]), "BEGIN", "SELECT count(*) FROM bets"):
+        user = await long.users.by_wallet("0xabc")
+        await long.bets.place(user.id, "last", 10, 2.0)
+        await long.next_week()
+        with pytest.raises(PartitionError, match="still reads it"):
+            await long.manager.detach_partition(W[4])
+    await long.manager.detach_partition(W[4])
+    assert not long.file(W[4]).with_name(long.file(W[4]).name + "-wal").exists()
 
 
 async def test_a_detached_week_stays_detached_over_a_rotation(long):

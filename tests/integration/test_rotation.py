@@ -389,7 +389,7 @@ async def test_a_read_of_the_old_week_that_is_going_on_is_finished(it):
 async def test_the_retired_week_becomes_a_plain_file_once_nobody_reads_it(it):
     await it.manager.count_bets(*ALWAYS)
     await it.next_week()
-    await until(lambda: not it.manager._background)
+    await until(lambda: not it.manager._reading.retiring)
     assert it.file(W[0]).stat().st_mode & 0o777 == 0o400
     assert not it.file(W[0]).with_name(it.file(W[0]).name + "-wal").exists()
     assert await it.manager.count_bets(*ALWAYS) == 0
@@ -398,7 +398,7 @@ async def test_the_retired_week_becomes_a_plain_file_once_nobody_reads_it(it):
 async def test_finalizing_races_readers_without_an_error(it):
     user_id = await user_with_bets(it)
     await it.next_week()
-    await until(lambda: not it.manager._background)
+    await until(lambda: not it.manager._reading.retiring)
     path, over, rounds = it.file(W[0]), threading.Event(), []
 
     def finalize_again_and_again() -> None:
