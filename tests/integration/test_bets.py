@@ -318,6 +318,41 @@ async def test_a_bet_is_placed_and_decided_across_a_rotation_under_way(books, us
     assert await books.ledger.balance(user.id) == 1_000 - 100 + 100
 
 
+# Among others
+
+
+async def test_bets_survive_a_neighbour_that_brings_the_whole_group_down(books, user):
+    def ruin(raw, now):
+        raw.execute("INSERT OR ROLLBACK INTO users VALUES (?, 'x', 0, 1, ?, ?)", (user.id, now, now))
+
+    identifiers = [books.engine.new_id() for _ in range(20)]
+    outcomes = await asyncio.gather(
+        *(books.bets.place(user.id, CELL, 1, 2.0, id=identifier) for identifier in identifiers[:10]),
+        books.partitions.write(ruin),
+        *(books.bets.place(user.id, CELL, 1, 2.0, id=identifier) for identifier in identifiers[10:]),
+        return_exceptions=True,
+    )
+    assert [bet.id for bet in outcomes if not isinstance(bet, Exception)] == identifiers
+    assert sum(isinstance(outcome, Exception) for outcome in outcomes) == 1
+    assert await books.ledger.balance(user.id) == 980
+
+
+async def test_another_process_answers_repeats_of_what_it_has_not_seen(books, user, tmp_path):
+    async with open_books(tmp_path, books.clock) as other:
+        placed = {"user_id": user.id, "cell_id": CELL, "amount": 300, "reward_rate": 1.9}
+        early = await books.bets.place(**placed, id=books.engine.new_id())
+        assert await other.bets.place(**placed, id=early.id) == early
+        won = await books.bets.settle(early.id, True)
+        deposit = await books.users.deposit(user.id, 10)
+        await books.next_week()  # the other one has not noticed
+        assert await other.bets.place(**placed, id=early.id) == won
+        assert await other.bets.settle(early.id, True) == await other.bets.get(early.id) == won
+        assert await other.users.deposit(user.id, 10, id=deposit.ref_id) == deposit
+        late = await other.bets.place(**placed)
+        assert await books.bets.cancel(late.id) == await other.bets.cancel(late.id)
+        assert await other.ledger.balance(user.id) == await books.ledger.balance(user.id) == 1_280
+
+
 # History
 
 
