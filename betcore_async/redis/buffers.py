@@ -5,7 +5,7 @@ two messages is merged to a few, so that the whole is bounded, too.
 """
 
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from typing import Literal, Protocol
 
@@ -21,6 +21,9 @@ class Buffer(Protocol):
 
     def offer(self, message: Message) -> bool:
         """Keep `message`, or deal with it as the policy says; False when it is neither, for want of room."""
+
+    def offer_all(self, messages: Sequence[Message]) -> int:
+        """Offer several, in order, until one is refused; return how many were not."""
 
     def note(self, event: Reconnected) -> None:
         """Keep an event that is never dropped."""
@@ -52,6 +55,13 @@ class Queue:
         self._events.append(message)
         self._messages += 1
         return True
+
+    def offer_all(self, messages: Sequence[Message]) -> int:
+        if self._messages + len(messages) <= self._maxsize:  # nearly always, and then one step for all
+            self._events.extend(messages)
+            self._messages += len(messages)
+            return len(messages)
+        return _offer_each(self, messages)
 
     def note(self, event: Reconnected) -> None:
         if self._events and isinstance(last := self._events[-1], Reconnected):
@@ -91,7 +101,9 @@ class DropOldest(Queue):
     def offer(self, message: Message) -> bool:
         if self._messages >= self._maxsize:
             self._drop()
-        return super().offer(message)
+        self._events.append(message)
+        self._messages += 1
+        return True
 
     def _drop(self) -> None:
         lost, back = 1, None
@@ -134,6 +146,9 @@ class Latest:
         self._newest[key] = message
         return True
 
+    def offer_all(self, messages: Sequence[Message]) -> int:
+        return _offer_each(self, messages)
+
     def note(self, event: Reconnected) -> None:
         self._back = _merged(self._back, event)
 
@@ -157,6 +172,13 @@ def buffer_for(policy: Policy, maxsize: int, key: Key | None) -> Buffer:
             return Latest(maxsize, key or (lambda message: message.channel))
         case "block" | "disconnect":
             return Queue(maxsize)
+
+
+def _offer_each(buffer: Buffer, messages: Sequence[Message]) -> int:
+    for count, message in enumerate(messages):
+        if not buffer.offer(message):
+            return count
+    return len(messages)
 
 
 def _merged(earlier: Reconnected | None, later: Reconnected) -> Reconnected:

@@ -1,7 +1,7 @@
 """Fan-out: one Redis connection, any number of local subscribers."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
 from copy import copy
 from dataclasses import dataclass
@@ -246,9 +246,21 @@ class PubSubHub:
 
     async def _read(self, link: Link) -> None:
         while True:
-            for _ in range(_TURN):
-                await self._take(link, await link.receive())
-            await asyncio.sleep(0)
+            # What follows one another on one channel is handed out together: a burst costs each subscriber one step.
+            topic: Topic | None = None
+            run: list[Message] = []
+            for reply in await link.receive(_TURN):
+                whose, message = self._message_of(reply)
+                if message is None or whose is not topic:
+                    await self._hand_out(link, topic, run)
+                    topic, run = whose, []
+                if message is None:
+                    self._take_note(reply)
+                else:
+                    run.append(message)
+            await self._hand_out(link, topic, run)
+            if link.has_more:
+                await asyncio.sleep(0)
 
     async def _tend(self, link: Link) -> None:
         """Tell the server of changes, and keep the heartbeat; closing the link ends the reader, too."""
@@ -266,28 +278,35 @@ class PubSubHub:
         finally:
             link.close()
 
-    async def _take(self, link: Link, reply: Any) -> None:
+    def _message_of(self, reply: Any) -> tuple[Topic | None, Message | None]:
         match reply:
             case [b"message", channel, payload]:
                 name = _text(channel)
-                await self._hand_out(link, self._channels.find(name), Message(name, payload))
+                return self._channels.find(name), Message(name, payload)
             case [b"pmessage", pattern, channel, payload]:
-                message = Message(_text(channel), payload, _text(pattern))
-                await self._hand_out(link, self._patterns.find(_text(pattern)), message)
+                name = _text(pattern)
+                return self._patterns.find(name), Message(_text(channel), payload, name)
+        return None, None
+
+    def _take_note(self, reply: Any) -> None:
+        match reply:
             case [b"subscribe", channel, _]:
                 self._acknowledge(self._channels.acknowledged(_text(channel)))
             case [b"psubscribe", pattern, _]:
                 self._acknowledge(self._patterns.acknowledged(_text(pattern)))
+            case ResponseError():
+                raise reply
 
-    async def _hand_out(self, link: Link, topic: Topic | None, message: Message) -> None:
-        self._received += 1
-        if topic is None:
+    async def _hand_out(self, link: Link, topic: Topic | None, messages: Sequence[Message]) -> None:
+        self._received += len(messages)
+        if topic is None or not messages:
             return
-        full = [subscription for subscription in topic.subscribers if not subscription.deliver(message)]
-        for subscription in full:
+        for who, left in [(who, left) for who in topic.subscribers if (left := who.deliver(messages))]:
             link.paused = True
-            while not subscription.deliver(message):
-                await subscription.wait_for_room(self._block_limit)
+            rest = left
+            while rest:
+                await who.wait_for_room(self._block_limit)
+                rest = who.deliver(rest)
             link.paused = False
 
     def _acknowledge(self, topic: Topic | None) -> None:

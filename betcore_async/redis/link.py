@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Self
 
-from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as ServerTimeoutError
 
 from betcore_async.redis.commands import Command
@@ -38,20 +37,27 @@ class Link:
         """Connect; the peer is asked for a sign of life after `interval` seconds of silence."""
         return cls(transport, await transport.connect_apart(), interval)
 
-    async def receive(self) -> Any:
-        """Return the next reply. Raises redis-py's errors: an error reply as such, and what broke the connection."""
+    async def receive(self, most: int) -> list[Any]:
+        """Return the next replies, as many as are there, but at most `most`; an error reply stands there as a value.
+
+        Raises redis-py's error for what broke the connection, after all replies were returned.
+        """
         while not self._replies:
             if self._wire.closed.done():
                 raise self._wire.closed.result()
             self._news.clear()
             await self._news.wait()
-        reply = self._replies.popleft()
+        take = self._replies.popleft
+        replies = [take() for _ in range(min(most, len(self._replies)))]
         if self._is_unread and len(self._replies) < _AHEAD // 2:
             self._is_unread = False
             self._wire.resume_reading()
-        if isinstance(reply, ResponseError):
-            raise reply
-        return reply
+        return replies
+
+    @property
+    def has_more(self) -> bool:
+        """Whether `receive` would return at once."""
+        return bool(self._replies)
 
     def send(self, commands: Sequence[Command]) -> None:
         """Write without waiting; raises redis-py's ConnectionError when the connection is gone."""

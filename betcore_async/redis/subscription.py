@@ -1,6 +1,7 @@
 """One local subscriber: a bounded buffer with a reader."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Self
 
 from betcore_async.errors import BetcoreError, SlowSubscriberError
@@ -19,7 +20,8 @@ class Subscription:
         self.channels = channels
         self.policy = policy
         self._buffer = buffer_for(policy, maxsize, key)
-        self._ready = asyncio.Event()
+        # Plain futures instead of an asyncio.Event: waking thousands of readers is what a fan-out spends its time on.
+        self._readers: list[asyncio.Future[None]] = []
         self._room = asyncio.Event()
         self.ended = False
         self.error: BaseException | None = None
@@ -28,6 +30,8 @@ class Subscription:
         """Set when all channels are acknowledged for the first time, or the subscription ended before."""
         self._awaited = set(channels)
         self._lost_at: float | None = None
+        self.is_live = False
+        """Whether every channel is subscribed at this moment."""
 
     @property
     def lost(self) -> int:
@@ -43,49 +47,50 @@ class Subscription:
                 raise self.error
             if self.ended:
                 raise StopAsyncIteration
-            self._ready.clear()
-            await self._ready.wait()
+            reader = asyncio.get_running_loop().create_future()
+            self._readers.append(reader)
+            await reader
         self._room.set()
         return event
 
     # What follows is for the hub.
-
-    @property
-    def is_live(self) -> bool:
-        """Whether every channel is subscribed at this moment."""
-        return not self._awaited and not self.ended
 
     def suspend(self, now: float) -> None:
         """Deliver nothing until every channel is subscribed again: the connection is gone."""
         if not self._awaited:
             self._lost_at = now
         self._awaited = set(self.channels)
+        self.is_live = False
 
     def acknowledge(self, channel: str, now: float) -> None:
         """Take note that the server subscribed `channel`."""
         self._awaited.discard(channel)
         if self._awaited or self.ended:
             return
+        self.is_live = True
         self.settled.set()
         if self._lost_at is not None:
             self._buffer.note(Reconnected(now - self._lost_at))
             self._lost_at = None
-            self._ready.set()
+            self._wake()
 
-    def deliver(self, message: Message) -> bool:
-        """Hand over `message`; False when the policy is `block` and there is no room."""
+    def deliver(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """Hand over `messages`; return those for which there is no room, when the policy is `block`."""
         if not self.is_live:
-            return True
+            return ()
         try:
-            accepted = self._buffer.offer(message)
+            accepted = self._buffer.offer_all(messages)
         except Exception as error:  # noqa: BLE001 - the caller's `key` failed: its own iteration shall say so
             self.end(error)
-            return True
-        if not accepted and self.policy == "disconnect":
+            return ()
+        if self._readers:
+            self._wake()
+        if accepted == len(messages):
+            return ()
+        if self.policy == "disconnect":
             self.end(self._too_slow("its buffer was full"))
-            return True
-        self._ready.set()
-        return accepted
+            return ()
+        return messages[accepted:]
 
     async def wait_for_room(self, limit: float) -> None:
         """Wait until the subscriber takes something; end it when it takes nothing for `limit` seconds."""
@@ -100,9 +105,16 @@ class Subscription:
     def end(self, error: BaseException | None = None) -> None:
         """Let iteration end, with `error` if there is one, once the buffer is read."""
         if not self.ended:
-            self.ended, self.error = True, error
-            for event in (self._ready, self._room, self.settled):
-                event.set()
+            self.ended, self.error, self.is_live = True, error, False
+            self._wake()
+            self._room.set()
+            self.settled.set()
+
+    def _wake(self) -> None:
+        for reader in self._readers:
+            if not reader.done():  # cancelled, with the task that waited
+                reader.set_result(None)
+        self._readers.clear()
 
     def _too_slow(self, why: str) -> BetcoreError:
         return SlowSubscriberError(
