@@ -130,8 +130,9 @@ class PartitionManager(PartitionRouter):
             closing.callback(self._stop_reading)
             closing.push_async_callback(reading.desk.close)
             closing.push_async_callback(_all_done, reading.retiring)
-            closing.push_async_callback(reading.scanners.close)
+            # Before the writer, which as the last one to close takes -wal and -shm away; a reader would leave them.
             closing.push_async_callback(live.close)
+            closing.push_async_callback(reading.scanners.close)
 
     def _stop_reading(self) -> None:
         self._reading = None

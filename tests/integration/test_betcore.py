@@ -81,6 +81,15 @@ async def test_nothing_is_opened_before_the_block_and_everything_is_closed_after
         await core.users.create("0xabc")
 
 
+async def test_a_closed_family_is_its_weekly_files_and_nothing_beside_them(settings, clock, tmp_path):
+    async with Betcore(settings, clock=clock) as core:
+        await core.users.create("0xabc")
+        await core.ledger.audit()  # has a scanner open the live file, too
+        await core.partitions.rotate_to_new_week(core.partitions.current_week.next())
+        await core.ledger.audit()
+    assert sorted(file.suffix for file in tmp_path.iterdir()) == [".db", ".db", ".lock"]
+
+
 async def test_parts_are_closed_in_the_reverse_of_the_order_in_which_they_were_opened(settings, clock, monkeypatch):
     core, seen = Betcore(settings, clock=clock), []
 
