@@ -3,6 +3,7 @@
 migration_worker.py up FOLDER DATABASE             migrate one file
 migration_worker.py race FOLDER                    migrate each file named on stdin, answer with the versions applied
 migration_worker.py sweep FOLDER DATABASE STRIDE   see `sweep`
+migration_worker.py announce FOLDER DATABASE SQL   migrate one file, say "running" when a statement begins
 """
 
 import asyncio
@@ -71,6 +72,25 @@ def look(folder: str, database: str) -> str:
     return place
 
 
+def announce(folder: str, database: str, sql: str) -> None:
+    """Migrate, and print "running" as soon as SQLite begins with the statement."""
+
+    def tell(statement: str) -> None:
+        if sql in statement:
+            sys.stdout.write("running\n")
+            sys.stdout.flush()
+
+    genuine = sqlite3.connect
+
+    def connect(*arguments: object, **options: object) -> sqlite3.Connection:
+        raw = genuine(*arguments, **options)  # type: ignore[call-overload]
+        raw.set_trace_callback(tell)
+        return raw
+
+    sqlite3.connect = connect  # type: ignore[assignment]
+    up(folder, database)
+
+
 def _up_until(folder: str, database: str, steps: int) -> None:
     """Migrate, and die by SIGKILL after so many steps of the virtual machine."""
     left = itertools.count(steps, -1)
@@ -90,4 +110,4 @@ def _up_until(folder: str, database: str, steps: int) -> None:
 
 
 if __name__ == "__main__":
-    {"up": up, "race": race, "sweep": sweep}[sys.argv[1]](*sys.argv[2:])
+    {"up": up, "race": race, "sweep": sweep, "announce": announce}[sys.argv[1]](*sys.argv[2:])

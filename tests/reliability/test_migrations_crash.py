@@ -6,6 +6,7 @@ import json
 import random
 import re
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from betcore_async.sqlite import connection as sqlite_connection
+from betcore_async.sqlite import migrations
 from betcore_async.sqlite.migration_history import insist, read_history
 from betcore_async.sqlite.migrations import Migrator, load_migrations, migrate_connection
 from betcore_async.sqlite.rewrite import rewrite
@@ -175,18 +178,34 @@ def _killed(command: list, database: Path, *, at_random: bool) -> bool:
     return process.returncode == 0
 
 
-async def test_cancelled_migration_is_undone_at_once_and_holds_no_lock(tmp_path):
+@pytest.fixture
+def endless(tmp_path: Path) -> Path:
+    """A folder with a second migration that never ends by itself."""
     folder = tmp_path / "migrations"
     folder.mkdir()
     (folder / "0001_quick.up.sql").write_text("CREATE TABLE log (entry INTEGER);")
     (folder / "0002_endless.up.sql").write_text(f"INSERT INTO log VALUES (1);\n{ENDLESS};")
+    return folder
+
+
+async def test_cancelled_migration_is_undone_at_once_and_holds_no_lock(endless, tmp_path, monkeypatch):
     database = tmp_path / "a.db"
-    work = asyncio.ensure_future(Migrator(folder).up(database))
-    await _until_locked(database)
+    running, raws = asyncio.Event(), []
+
+    async def connect(*arguments):
+        link = await sqlite_connection.connect(*arguments)
+        loop = asyncio.get_running_loop()
+        raws.append(link.raw)
+        link.raw.set_trace_callback(lambda sql: ENDLESS in sql and loop.call_soon_threadsafe(running.set))
+        return link
+
+    monkeypatch.setattr(migrations, "connect", connect)
+    work = asyncio.ensure_future(Migrator(endless).up(database))
+    await asyncio.wait([asyncio.ensure_future(running.wait())], timeout=10)
     work.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await work
-    status = await Migrator(folder).verify(database)
+    await _ended_by_itself(work, raws[0])
+    assert running.is_set()
+    status = await Migrator(endless).verify(database)
     assert status.current == 1
     with closing(sqlite3.connect(database, timeout=0, isolation_level=None)) as raw:
         raw.execute("BEGIN IMMEDIATE")
@@ -194,23 +213,43 @@ async def test_cancelled_migration_is_undone_at_once_and_holds_no_lock(tmp_path)
     assert log_of(database) == []
 
 
-async def _until_locked(database: Path) -> None:
-    """Return when the second migration holds the write lock."""
-    async with asyncio.timeout(30):
-        while not (database.exists() and _is_locked(database)):  # noqa: ASYNC110 - nothing tells when a lock is taken
-            await asyncio.sleep(0.001)
+async def _ended_by_itself(work: asyncio.Task, raw: sqlite3.Connection) -> None:
+    """Wait for cancelled work; where nothing stopped it, stop it here, so that the test fails instead of hanging."""
+    stopped, _ = await asyncio.wait([work], timeout=10)
+    while not work.done():
+        raw.interrupt()
+        await asyncio.wait([work], timeout=0.01)
+    assert stopped, "the statement went on after the cancellation"
+    assert work.cancelled()
 
 
-def _is_locked(database: Path) -> bool:
-    version = 0
-    with closing(sqlite3.connect(database, timeout=0, isolation_level=None)) as raw:
-        try:
-            (version,) = raw.execute("PRAGMA user_version").fetchone()
-            raw.execute("BEGIN IMMEDIATE")
-            raw.execute("ROLLBACK")
-        except sqlite3.OperationalError:
-            return version == 1
-    return False
+@pytest.mark.parametrize("sealed", [False, True], ids=["in place", "as a copy"])
+async def test_ctrl_c_ends_a_process_in_the_middle_of_an_endless_statement(endless, tmp_path, sealed):
+    database = tmp_path / "a.db"
+    await Migrator(endless).up(database, 1)
+    if sealed:
+        with closing(sqlite3.connect(database, isolation_level=None)) as raw:
+            raw.execute("PRAGMA journal_mode = DELETE")
+        database.chmod(0o400)
+    ended, err = await asyncio.to_thread(_interrupted, [*WORKER, "announce", endless, database, ENDLESS])
+    assert ended == -signal.SIGINT, err
+    assert "KeyboardInterrupt" in err
+    assert (await Migrator(endless).verify(database)).current == 1
+    assert log_of(database) == []
+    assert not list(tmp_path.glob("*.staging"))
+
+
+def _interrupted(command: list) -> tuple[int, str]:
+    """Run `command`, press Ctrl-C once it says that it is at work, and return its exit status and stderr."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        last_resort = threading.Timer(20, process.kill)  # a process that does not end fails the test, and ends with it
+        last_resort.start()
+        if process.stdout.readline() == "running\n":
+            process.send_signal(signal.SIGINT)
+        _, err = process.communicate()
+        last_resort.cancel()
+        last_resort.join()
+    return process.returncode, err
 
 
 async def test_cancelled_at_any_moment_it_leaves_a_version_to_go_on_from(folder, tmp_path):
@@ -233,19 +272,44 @@ async def test_cancelled_rewrite_of_a_sealed_file_leaves_the_old_file_alone(tmp_
         raw.execute("CREATE TABLE log (entry INTEGER)")
     database.chmod(0o400)
     before = database.read_bytes()
-    started = threading.Event()
+    running, raws = threading.Event(), []
 
-    def change(raw: sqlite3.Connection) -> None:
-        started.set()
+    def change(raw: sqlite3.Connection) -> list[int]:
+        raws.append(raw)
+        running.set()
         raw.execute(ENDLESS)
+        return [1]
 
     work = asyncio.ensure_future(rewrite(database, change))
-    assert await asyncio.to_thread(started.wait, 10)
+    assert await asyncio.to_thread(running.wait, 10)
     work.cancel()
-    await asyncio.wait([work], timeout=10)
-    assert work.cancelled()
+    await _ended_by_itself(work, raws[0])
     assert database.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["a.db"]
+
+
+async def test_cancelled_rewrite_that_waits_for_its_turn_does_not_wait_on(tmp_path):
+    database = tmp_path / "a.db"
+    with closing(sqlite3.connect(database)) as raw:
+        raw.execute("CREATE TABLE log (entry INTEGER)")
+    running, go_on = threading.Event(), threading.Event()
+
+    def change(raw: sqlite3.Connection) -> list[int]:
+        running.set()
+        assert go_on.wait(20)
+        return []
+
+    first = asyncio.ensure_future(rewrite(database, change))
+    assert await asyncio.to_thread(running.wait, 10)
+    second = asyncio.ensure_future(rewrite(database, lambda _: [1]))
+    assert not (await asyncio.wait([second], timeout=0.05))[0]
+    second.cancel()
+    stopped, _ = await asyncio.wait([second], timeout=10)
+    go_on.set()
+    await asyncio.wait([first, second])
+    assert stopped
+    assert second.cancelled()
+    assert first.result() == []
 
 
 def test_history_is_read_from_one_state_of_the_file_though_a_rival_commits_meanwhile(folder, tmp_path):
