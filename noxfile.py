@@ -160,6 +160,6 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def migrate(session: nox.Session) -> None:
-    """Run `betcore migrate` (up, down, status)."""
+    """Run `betcore migrate` (up, down, goto, plan, status, verify, baseline, new, dump)."""
     install(session, extras="[cli]")
     run_betcore(session, "migrate", *session.posargs)
