@@ -26,7 +26,7 @@ from time import perf_counter
 from typing import Any
 from urllib.parse import urlsplit
 
-from redis_contenders import CONTENDERS, Contender
+from contenders.redis import CONTENDERS, Contender
 
 OURS = "betcore_async"
 VALUE = b"v" * 100

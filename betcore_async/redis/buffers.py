@@ -25,7 +25,10 @@ class Buffer(Protocol):
     def offer_all(self, messages: Sequence[Message]) -> int:
         """Offer several, in order, until one is refused; return how many were not."""
 
-    def note(self, event: Reconnected) -> None:
+    def force(self, messages: Sequence[Message]) -> None:
+        """Offer what was missed; where a message too many would be refused, it is kept beyond the bound."""
+
+    def note(self, event: Reconnected | Gap) -> None:
         """Keep an event that is never dropped."""
 
     def take(self) -> Event | None:
@@ -34,6 +37,10 @@ class Buffer(Protocol):
     @property
     def has_room(self) -> bool:
         """Whether one more message fits."""
+
+    @property
+    def pending(self) -> int:
+        """Messages that wait to be taken."""
 
 
 class Queue:
@@ -63,11 +70,26 @@ class Queue:
             return len(messages)
         return _offer_each(self, messages)
 
-    def note(self, event: Reconnected) -> None:
-        if self._events and isinstance(last := self._events[-1], Reconnected):
-            self._events[-1] = _merged(last, event)
-        else:
-            self._events.append(event)
+    def force(self, messages: Sequence[Message]) -> None:
+        self._events.extend(messages)  # not more than the history holds
+        self._messages += len(messages)
+
+    def note(self, event: Reconnected | Gap) -> None:
+        # Of each kind one at most between two messages: the bound holds when the connection flaps while nobody reads.
+        for place in range(len(self._events) - 1, max(-1, len(self._events) - 3), -1):
+            if isinstance(earlier := self._events[place], Message):
+                break
+            if isinstance(earlier, Reconnected) and isinstance(event, Reconnected):
+                self._events[place] = _merged(earlier, event)
+                return
+            if isinstance(earlier, Gap) and isinstance(event, Gap):
+                self._events[place] = Gap(earlier.lost + event.lost)
+                return
+        self._events.append(event)
+
+    @property
+    def pending(self) -> int:
+        return self._messages
 
     def take(self) -> Event | None:
         if not self._events:
@@ -84,15 +106,11 @@ class DropNewest(Queue):
         if super().offer(message):
             return True
         self.lost += 1
-        last = self._events[-1]
-        if isinstance(last, Gap):
-            self._events[-1] = Gap(last.lost + 1)
-        elif isinstance(last, Reconnected) and len(self._events) > 1 and isinstance(self._events[-2], Gap):
-            # Keeps the bound when the connection flaps while nobody reads: one Gap, one Reconnected, no more.
-            self._events[-2] = Gap(self._events[-2].lost + 1)
-        else:
-            self._events.append(Gap(1))
+        self.note(Gap(1))
         return True
+
+    def force(self, messages: Sequence[Message]) -> None:
+        self.offer_all(messages)
 
 
 class DropOldest(Queue):
@@ -104,6 +122,9 @@ class DropOldest(Queue):
         self._events.append(message)
         self._messages += 1
         return True
+
+    def force(self, messages: Sequence[Message]) -> None:
+        self.offer_all(messages)
 
     def _drop(self) -> None:
         lost, back = 1, None
@@ -126,7 +147,7 @@ class Latest:
         self._maxsize = maxsize
         self._key = key
         self._newest: dict[Hashable, Message] = {}
-        self._gap = 0
+        self._gap: int | None = None
         self._back: Reconnected | None = None
         self.lost = 0
 
@@ -141,7 +162,7 @@ class Latest:
             message = replace(message, skipped=older.skipped + 1)
         elif len(self._newest) >= self._maxsize:
             dropped = self._newest.pop(next(iter(self._newest)))
-            self._gap += 1 + dropped.skipped
+            self._gap = (self._gap or 0) + 1 + dropped.skipped
             self.lost += 1 + dropped.skipped
         self._newest[key] = message
         return True
@@ -149,15 +170,25 @@ class Latest:
     def offer_all(self, messages: Sequence[Message]) -> int:
         return _offer_each(self, messages)
 
-    def note(self, event: Reconnected) -> None:
-        self._back = _merged(self._back, event)
+    def force(self, messages: Sequence[Message]) -> None:
+        _offer_each(self, messages)
+
+    def note(self, event: Reconnected | Gap) -> None:
+        if isinstance(event, Gap):
+            self._gap = (self._gap or 0) + event.lost
+        else:
+            self._back = _merged(self._back, event)
+
+    @property
+    def pending(self) -> int:
+        return len(self._newest)
 
     def take(self) -> Event | None:
         if self._back is not None:
             back, self._back = self._back, None
             return back
-        if self._gap:
-            gap, self._gap = Gap(self._gap), 0
+        if self._gap is not None:
+            gap, self._gap = Gap(self._gap), None
             return gap
         return self._newest.pop(next(iter(self._newest))) if self._newest else None
 

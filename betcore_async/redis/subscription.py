@@ -6,7 +6,11 @@ from typing import Self
 
 from betcore_async.errors import BetcoreError, SlowSubscriberError
 from betcore_async.redis.buffers import Key, Policy, buffer_for
-from betcore_async.redis.events import Event, Message, Reconnected
+from betcore_async.redis.events import Event, Gap, Message, Reconnected
+from betcore_async.redis.history import Offset, Refill, is_after, offset_of
+
+_MOST_HELD = 1000
+"""Messages that are kept back, at least, while the history is read."""
 
 
 class Subscription:
@@ -16,9 +20,13 @@ class Subscription:
     after the rest, when this subscriber fell too far behind for its policy. A cancelled `anext` loses nothing.
     """
 
-    def __init__(self, channels: tuple[str, ...], policy: Policy, maxsize: int, key: Key | None) -> None:
+    def __init__(
+        self, channels: tuple[str, ...], policy: Policy, maxsize: int, key: Key | None, max_rate: float | None = None
+    ) -> None:
         self.channels = channels
         self.policy = policy
+        self._pause = 1 / max_rate if max_rate else 0.0
+        self._next_at = 0.0
         self._buffer = buffer_for(policy, maxsize, key)
         # Plain futures instead of an asyncio.Event: waking thousands of readers is what a fan-out spends its time on.
         self._readers: list[asyncio.Future[None]] = []
@@ -31,7 +39,19 @@ class Subscription:
         self._awaited = set(channels)
         self._lost_at: float | None = None
         self.is_live = False
-        """Whether every channel is subscribed at this moment."""
+        """Whether every channel is subscribed at this moment, and what was missed was read."""
+        self.cursors: dict[str, Offset] = {}
+        """Where reading the history of a channel has to begin."""
+        self.floors: dict[str, Offset] = {}
+        """Durable messages up to these were had from the history; they may come live once more."""
+        self._most_held = max(maxsize, _MOST_HELD)
+        self._held: list[Message] | None = None
+        self._held_lost = 0
+
+    @property
+    def pending(self) -> int:
+        """Messages that wait to be read: how far behind this subscriber is."""
+        return self._buffer.pending
 
     @property
     def lost(self) -> int:
@@ -42,6 +62,9 @@ class Subscription:
         return self
 
     async def __anext__(self) -> Event:
+        if self._pause:
+            # Before anything is taken, so that a cancelled wait loses nothing and what is taken is the newest.
+            await asyncio.sleep(max(0.0, self._next_at - asyncio.get_running_loop().time()))
         while (event := self._buffer.take()) is None:
             if self.error is not None:
                 raise self.error
@@ -51,33 +74,62 @@ class Subscription:
             self._readers.append(reader)
             await reader
         self._room.set()
+        if self._pause and isinstance(event, Message):
+            self._next_at = asyncio.get_running_loop().time() + self._pause
         return event
 
     # What follows is for the hub.
 
     def suspend(self, now: float) -> None:
         """Deliver nothing until every channel is subscribed again: the connection is gone."""
-        if not self._awaited:
+        if self.is_live:
             self._lost_at = now
         self._awaited = set(self.channels)
-        self.is_live = False
+        self.is_live, self._held = False, None
 
-    def acknowledge(self, channel: str, now: float) -> None:
-        """Take note that the server subscribed `channel`."""
+    def acknowledge(self, channel: str) -> bool:
+        """Take note that the server subscribed `channel`; return whether it was the last one that was missing."""
+        was_complete = not self._awaited
         self._awaited.discard(channel)
-        if self._awaited or self.ended:
+        return not (was_complete or self._awaited or self.ended)
+
+    def hold(self) -> None:
+        """Keep back what comes until what was missed is here."""
+        self._held = []
+
+    def resume(self, now: float, missed: Sequence[Refill] = ()) -> None:
+        """Go live: tell of the outage if there was one, then give what was missed, then what was held back."""
+        if self.ended:
             return
         self.is_live = True
-        self.settled.set()
+        self.cursors.clear()
+        held, self._held = self._held or [], None
         if self._lost_at is not None:
             self._buffer.note(Reconnected(now - self._lost_at))
             self._lost_at = None
-            self._wake()
+        try:
+            for refill in missed:
+                if refill.lost != 0:
+                    self._buffer.note(Gap(refill.lost or 0))
+                self._buffer.force(refill.messages)
+            if self._held_lost:
+                self._buffer.note(Gap(self._held_lost))
+                self._held_lost = 0
+            self._buffer.force(self._above_floors(held))
+        except Exception as error:  # noqa: BLE001 - the caller's `key` failed: its own iteration shall say so
+            self.end(error)
+        self.settled.set()
+        self._room.set()
+        self._wake()
 
     def deliver(self, messages: Sequence[Message]) -> Sequence[Message]:
         """Hand over `messages`; return those for which there is no room, when the policy is `block`."""
+        if self._held is not None:
+            return self._hold_back(messages)
         if not self.is_live:
             return ()
+        if self.floors:
+            messages = self._above_floors(messages)
         try:
             accepted = self._buffer.offer_all(messages)
         except Exception as error:  # noqa: BLE001 - the caller's `key` failed: its own iteration shall say so
@@ -96,11 +148,39 @@ class Subscription:
         """Wait until the subscriber takes something; end it when it takes nothing for `limit` seconds."""
         try:
             async with asyncio.timeout(limit):
-                while not self._buffer.has_room and not self.ended:
+                while not self._has_room() and not self.ended:
                     self._room.clear()
                     await self._room.wait()
         except TimeoutError:
             self.end(self._too_slow(f"it took nothing for {limit:g} s while its buffer was full"))
+
+    def _has_room(self) -> bool:
+        return self._buffer.has_room if self._held is None else len(self._held) < self._most_held
+
+    def _hold_back(self, messages: Sequence[Message]) -> Sequence[Message]:
+        assert self._held is not None  # noqa: S101 - asked by the only caller
+        if self.policy == "block":
+            room = self._most_held - len(self._held)
+            self._held += messages[:room]
+            return messages[room:]
+        self._held += messages
+        surplus = max(0, len(self._held) - self._most_held)
+        del self._held[:surplus]
+        self._held_lost += surplus
+        return ()
+
+    def _above_floors(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """Leave out what was had from the history already."""
+        return [message for message in messages if message.offset is None or self._is_new(message)]
+
+    def _is_new(self, message: Message) -> bool:
+        floor = self.floors.get(message.channel)
+        if floor is None:
+            return True
+        if not is_after(offset_of(message.offset or ""), floor):
+            return False
+        del self.floors[message.channel]  # they come in order: from here on each is new
+        return True
 
     def end(self, error: BaseException | None = None) -> None:
         """Let iteration end, with `error` if there is one, once the buffer is read."""

@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 
 from betcore_async.redis.commands import Command
+from betcore_async.redis.history import Offset
 from betcore_async.redis.subscription import Subscription
 
 
 class Topic:
     """A channel, or a pattern, and who listens to it."""
 
-    __slots__ = ("acks_due", "announced", "name", "subscribers")
+    __slots__ = ("acks_due", "announced", "name", "newest", "seen", "subscribers")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -18,6 +19,10 @@ class Topic:
         """Whether the last command sent for it was a SUBSCRIBE."""
         self.acks_due = 0
         """SUBSCRIBE commands that the server has not answered yet."""
+        self.seen: Offset | None = None
+        """Of the last durable message that came live, or where the history stood before; None while not known."""
+        self.newest: Offset | None = None
+        """Of the newest durable message known, live or from the history."""
 
     @property
     def is_live(self) -> bool:

@@ -18,10 +18,12 @@ def subscription():
 
 async def test_it_is_live_once_every_channel_is_acknowledged(subscription):
     assert not subscription.settled.is_set()
-    subscription.acknowledge("a", 0)
+    assert not subscription.acknowledge("a")
     assert not subscription.is_live
     assert not subscription.deliver([message(1)])  # not yet: the caller is still waiting to enter
-    subscription.acknowledge("b*", 0)
+    assert subscription.acknowledge("b*")
+    assert not subscription.acknowledge("b*"), "once"
+    subscription.resume(0)
     assert subscription.is_live
     assert subscription.settled.is_set()
     assert not subscription.deliver([message(2)])
@@ -29,22 +31,19 @@ async def test_it_is_live_once_every_channel_is_acknowledged(subscription):
 
 
 async def test_what_comes_before_every_channel_is_back_belongs_to_the_outage(subscription):
-    for channel in subscription.channels:
-        subscription.acknowledge(channel, 0)
+    subscription.resume(0)
     subscription.deliver([message(1)])
     subscription.suspend(10)
-    subscription.acknowledge("a", 11)
+    subscription.acknowledge("a")
     assert not subscription.deliver([message(2)])
     subscription.suspend(12)  # lost again before it was whole: one outage, from the first loss on
-    for channel in subscription.channels:
-        subscription.acknowledge(channel, 15)
+    subscription.resume(15)
     subscription.deliver([message(3)])
     assert [await anext(subscription) for _ in range(3)] == [message(1), Reconnected(5), message(3)]
 
 
 async def test_a_full_buffer_refuses_until_something_is_taken(subscription):
-    for channel in subscription.channels:
-        subscription.acknowledge(channel, 0)
+    subscription.resume(0)
     assert subscription.deliver([message(number) for number in range(4)]) == [message(2), message(3)]
     assert subscription.deliver([message(2)]) == [message(2)]
     waiting = asyncio.create_task(subscription.wait_for_room(10))
@@ -56,8 +55,7 @@ async def test_a_full_buffer_refuses_until_something_is_taken(subscription):
 
 
 async def test_what_is_buffered_is_read_before_the_end_is_told(subscription):
-    for channel in subscription.channels:
-        subscription.acknowledge(channel, 0)
+    subscription.resume(0)
     subscription.deliver([message(0), message(1)])
     await subscription.wait_for_room(0.001)
     assert subscription.ended

@@ -1,0 +1,206 @@
+"""Durable messages over outages: none lost, none twice, in order."""
+
+import asyncio
+import os
+import signal
+
+import pytest
+from redis_tools import free_port, kill, payloads, take, until
+
+from betcore_async.config import RedisSettings
+from betcore_async.errors import RedisOutcomeUnknownError, RedisUnavailableError
+from betcore_async.redis import Gap, PubSubHub, Reconnected, RedisClient
+from betcore_async.redis.embedded import _find_binary
+
+
+@pytest.fixture
+async def client(settings):
+    async with RedisClient(settings.model_copy(update={"timeout": 20 * settings.timeout})) as client:
+        yield client
+
+
+async def kill_subscribers(client):
+    await client.execute("CLIENT", "KILL", "TYPE", "pubsub", repeatable=True)
+
+
+async def test_killed_connections_lose_nothing_and_double_nothing(client):
+    total = 1200
+
+    async def publish_on(publisher):
+        for number in range(total):
+            await publisher.publish(f"channel-{number % 3}", number, durable=True)
+
+    async def kill_on():
+        while True:
+            await asyncio.sleep(0.03)
+            await kill_subscribers(client)
+
+    async def follow(policy, channels, maxsize):
+        numbers = []
+        async with hub.subscribe(*channels, policy=policy, maxsize=maxsize) as stream:
+            ready.release()
+            while len(numbers) < total // 3 * len(channels):
+                numbers += payloads([event for event in await take(stream, 1) if not isinstance(event, Reconnected)])
+        return numbers
+
+    ready = asyncio.Semaphore(0)
+    async with PubSubHub(client) as hub, PubSubHub(client) as publisher:
+        followers = [
+            asyncio.create_task(follow(policy, channels, maxsize))
+            for policy, maxsize in (("block", 5), ("drop_oldest", 2000), ("disconnect", 2000))
+            for channels in (["channel-0"], ["channel-1", "channel-2"], ["channel-0", "channel-1", "channel-2"])
+        ]
+        for _ in followers:
+            await ready.acquire()
+        killing = asyncio.create_task(kill_on())
+        await publish_on(publisher)
+        async with asyncio.timeout(20):
+            results = await asyncio.gather(*followers)
+        killing.cancel()
+        await asyncio.wait([killing])
+        assert hub.stats().reconnects >= 3
+        assert hub.stats().refilled > 0
+    for numbers in results:
+        assert len(set(numbers)) == len(numbers), "none twice"
+        for channel in range(3):
+            mine = [number for number in numbers if number % 3 == channel]
+            assert mine in ([], list(range(channel, total, 3))), "none lost, in order"
+
+
+async def test_what_was_published_during_an_outage_follows_the_reconnected_event(server, client):
+    async with (
+        RedisClient(RedisSettings.from_url(server.url)) as other,
+        PubSubHub(other) as publisher,
+        PubSubHub(client) as hub,
+        hub.subscribe("a") as stream,
+        hub.subscribe("a", "b") as both,
+    ):
+        await publisher.publish("a", 0, durable=True)
+        assert payloads(await take(stream, 1) + await take(both, 1)) == [0, 0]
+        await client.execute("CONFIG", "SET", "requirepass", "secret")  # keeps the hub out
+        await kill_subscribers(client)
+        await until(lambda: not hub.stats().connected)
+        for number in range(1, 4):
+            await publisher.publish("a", number, durable=True)
+            await publisher.publish("a", 100 + number)
+        await publisher.publish("b", 10, durable=True)
+        await other.execute("CONFIG", "SET", "requirepass", "")
+        events = await take(stream, 4)
+        assert isinstance(events[0], Reconnected)
+        assert payloads(events[1:]) == [1, 2, 3]
+        events = await take(both, 5)
+        assert isinstance(events[0], Reconnected)
+        assert payloads(events[1:]) == [1, 2, 3, 10]
+        await publisher.publish("a", 4, durable=True)
+        assert payloads(await take(stream, 1) + await take(both, 1)) == [4, 4]
+
+
+async def test_who_subscribes_during_an_outage_to_a_channel_that_others_had_is_live_only_afterwards(server, client):
+    async with PubSubHub(client) as hub, hub.subscribe("a"):
+        await kill(server)
+        await until(lambda: not hub.stats().connected)
+        coming = hub.subscribe("a")
+        entering = asyncio.create_task(coming.__aenter__())
+        await asyncio.sleep(0.05)
+        assert not entering.done()
+        await server.start()
+        stream = await entering
+        await client.publish("a", 1)
+        assert payloads(await take(stream, 1)) == [1]
+        await coming.__aexit__(None, None, None)
+
+
+async def test_a_server_that_lost_its_memory_is_told_as_a_gap(server, client):
+    async with PubSubHub(client) as hub, hub.subscribe("a") as stream:
+        for number in range(3):
+            await hub.publish("a", number, durable=True)
+        await take(stream, 3)
+        await kill(server)
+        await until(lambda: not hub.stats().connected)
+        await server.start()
+        events = await take(stream, 2)
+        assert isinstance(events[0], Reconnected)
+        assert events[1] == Gap(0)
+        await hub.publish("a", 3, durable=True)
+        assert payloads(await take(stream, 1)) == [3]
+
+
+class PersistentServer:
+    """A server whose data outlive it."""
+
+    def __init__(self, folder):
+        self.port = free_port()
+        self._folder = folder
+
+    async def start(self):
+        self.process = await asyncio.create_subprocess_exec(
+            str(_find_binary(None)),
+            *("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder), "--save", ""),
+            *("--appendonly", "yes", "--appendfsync", "always"),
+            stdout=asyncio.subprocess.DEVNULL,
+        )
+
+    async def kill(self):
+        self.process.send_signal(signal.SIGKILL)
+        await self.process.wait()
+
+
+async def test_a_killed_and_restarted_server_that_keeps_its_data_loses_nothing(tmp_path):
+    """Every message reported as published arrives once, in order; one in doubt may arrive, once."""
+    server = PersistentServer(tmp_path)
+    await server.start()
+    settings = RedisSettings(addr=f"127.0.0.1:{server.port}", timeout="10s", connect_timeout="1s")
+    certain, doubtful = [], []
+    try:
+        async with (
+            RedisClient(settings) as client,
+            PubSubHub(client) as hub,
+            hub.subscribe("a", maxsize=999) as stream,
+        ):
+
+            async def publish_on():
+                for number in range(600):
+                    try:
+                        await hub.publish("a", number, durable=True)
+                        certain.append(number)
+                    except RedisOutcomeUnknownError:
+                        doubtful.append(number)
+
+            publishing = asyncio.create_task(publish_on())
+            for _ in range(3):
+                await asyncio.sleep(0.08)
+                await server.kill()
+                await server.start()
+            await publishing
+            numbers = []
+            while not numbers or numbers[-1] < max(certain):
+                numbers += payloads([event for event in await take(stream, 1) if not isinstance(event, Reconnected)])
+            assert numbers == sorted(set(numbers))
+            assert set(certain) <= set(numbers) <= {*certain, *doubtful}
+            assert hub.stats().reconnects >= 1
+    finally:
+        await server.kill()
+
+
+async def test_a_history_that_cannot_be_read_in_time_is_waited_for(server, settings):
+    async with RedisClient(settings) as client, PubSubHub(client) as hub, hub.subscribe("a") as stream:
+        await hub.publish("a", 1, durable=True)
+        await take(stream, 1)
+        await kill_subscribers(client)
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            await asyncio.sleep(1)
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        assert isinstance((await take(stream, 1))[0], Reconnected)
+        await hub.publish("a", 2, durable=True)
+        assert payloads(await take(stream, 1)) == [2]
+
+
+async def test_publishing_durably_without_a_server_says_that_nothing_was_published(settings):
+    client = RedisClient(settings.model_copy(update={"addr": f"127.0.0.1:{free_port()}"}))
+    client.transport.open()
+    async with PubSubHub(client) as hub:
+        with pytest.raises(RedisUnavailableError):
+            await hub.publish("a", 1, durable=True)
+    await client.close()
