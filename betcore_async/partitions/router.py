@@ -22,7 +22,7 @@ from betcore_async.partitions.catalog import Discovery, Partition, discover, ins
 from betcore_async.partitions.files import Family
 from betcore_async.partitions.info import BetPage, PartitionInfo, describe
 from betcore_async.partitions.meta import PartitionState
-from betcore_async.partitions.migrating import at_version
+from betcore_async.partitions.migrating import at_version, move_each
 from betcore_async.partitions.plan import Catalog
 from betcore_async.partitions.rotation import make_whole
 from betcore_async.partitions.scanner import Scanner, Scanners, StaleCatalogError
@@ -80,20 +80,26 @@ class PartitionRouter:
     async def attach_partition(self, week: Week | str, path: str | Path) -> PartitionInfo:
         """Let queries of this process read the sealed week in the file at `path`, wherever it is.
 
-        Raises PartitionDamagedError for a file that is not that week, PartitionError for a week that is there already
-        or not over yet, PartitionMissingError where there is no file.
+        A file of an older schema is migrated first. Raises PartitionDamagedError for a file that is not that week,
+        PartitionError for a week that is there already or not over yet, PartitionMissingError where there is no file,
+        MigrationError and DatabaseError where it cannot be migrated.
         """
         week, file, head = Week.parse(week), Path(path).resolve(), self._head
         entry = await self._at_desk(lambda: inspect(file, week, head) if file.exists() else None)
         if entry is None:
             raise PartitionMissingError(f"there is no file {file}", weeks=(week,), path=file)
-        if entry.state is not PartitionState.SEALED or entry.schema_version != head:
-            reason = entry.problem or f"it is {entry.state}, schema version {entry.schema_version}"
+        if entry.state is not PartitionState.SEALED:
+            reason = entry.problem or f"it is {entry.state}"
             raise PartitionDamagedError(f"{file} cannot be attached as {week}: {reason}", path=file, reason=reason)
         if week in self._catalog:
             raise PartitionError(f"{week} is there already: {self._catalog[week].path}", week=week)
         if week >= max(self._catalog):
             raise PartitionError(f"{week} comes after the live week", week=week)
+        if entry.schema_version < head:
+            (result,) = await move_each([entry], self._migrator, self._migrator.up)
+            if result.error is not None:
+                raise result.error
+            entry = await self._at_desk(lambda: inspect(file, week, head))
         self._detached.pop(week, None)
         self._elsewhere[week] = entry
         self._catalog = dict(sorted([*self._catalog.items(), (week, entry)]))

@@ -307,6 +307,28 @@ async def test_a_sealed_week_of_a_newer_schema_is_an_error_that_names_it(weeks, 
             await it.manager.count_bets(*ALWAYS)
 
 
+async def test_a_week_that_comes_back_after_an_upgrade_is_migrated(weeks, with_second):
+    async with platform(weeks, W[2]) as it:
+        await it.manager.detach_partition(W[0])
+        away = path_of(weeks, W[0]).rename(weeks.parent / "away.db")
+    async with platform(weeks, W[2], migrator=with_second(REBUILD)) as it:
+        assert await it.manager.count_bets(*ALWAYS, allow_partial=True) == 2
+        assert (await it.manager.attach_partition(W[0], away)).schema_version == 2
+        assert await it.manager.count_bets(*ALWAYS) == 4
+    assert version_of(away) == 2
+
+
+async def test_a_week_that_cannot_be_migrated_does_not_come_back(weeks, with_second):
+    async with platform(weeks, W[2]) as it:
+        await it.manager.detach_partition(W[0])
+        away = path_of(weeks, W[0]).rename(weeks.parent / "away.db")
+    async with platform(weeks, W[2], migrator=with_second(ONE_BET_A_CELL)) as it:
+        with pytest.raises(MigrationStatementError):
+            await it.manager.attach_partition(W[0], away)
+        assert await it.manager.count_bets(*ALWAYS, allow_partial=True) == 2
+    assert version_of(away) == 1
+
+
 async def test_a_live_week_that_an_older_release_made_is_migrated_when_it_is_followed(weeks, with_second):
     async with platform(weeks, W[2], migrator=with_second(NICKNAME)) as it:
         it.clock.now = W[3].start
