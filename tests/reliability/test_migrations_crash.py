@@ -188,6 +188,35 @@ def endless(tmp_path: Path) -> Path:
     return folder
 
 
+SEALED_MOMENTS = ["pwrite64:1", "pwrite64:20", "fsync:1", "rename:1", "fsync:2"]
+
+
+@pytest.mark.parametrize("moment", SEALED_MOMENTS)
+@pytest.mark.skipif(shutil.which("strace") is None, reason="only strace can kill at a system call")
+async def test_killed_while_it_replaces_a_sealed_file_it_leaves_the_old_or_the_new_one_whole(folder, tmp_path, moment):
+    database = tmp_path / "sealed" / "a.db"
+    database.parent.mkdir()
+    await Migrator(folder).up(database, 1)
+    with closing(sqlite3.connect(database, isolation_level=None)) as raw:
+        raw.execute("PRAGMA journal_mode = DELETE")
+    database.chmod(0o400)
+    name, when = moment.split(":")
+    strike = ["-e", f"trace={name}", "-e", f"inject={name}:signal=SIGKILL:when={when}"]
+    command = ["strace", "-f", "-qq", "-o", "/dev/null", *strike, sys.executable, "-B", *WORKER[1:], "up"]
+    killed = await asyncio.to_thread(
+        subprocess.run, [*command, folder, database], capture_output=True, text=True, check=False
+    )
+    if "ptrace" in killed.stderr.lower():
+        pytest.skip("nobody may trace here")
+    assert killed.returncode != 0
+    status = await Migrator(folder).verify(database)
+    # Killed at the last fsync, that of the folder, the new file has its name already.
+    assert status.current == (4 if moment == "fsync:2" else 1)
+    assert database.stat().st_mode & 0o777 == 0o400
+    assert [step.version for step in await Migrator(folder).up(database)] == list(range(status.current + 1, 5))
+    assert log_of(database) == [1, 2, 3, 4, 5, 6]
+
+
 async def test_cancelled_migration_is_undone_at_once_and_holds_no_lock(endless, tmp_path, monkeypatch):
     database = tmp_path / "a.db"
     running, raws = asyncio.Event(), []
