@@ -3,9 +3,9 @@
     python benchmarks/ledger.py [--quick] [--rounds N] [--bets N] [--json FILE]
 
 Placing a bet is a debit guarded by balance and id, a ledger entry, the bet row, and the models; every contender does
-all of it on the same schema. Each runs in a process of its own on a fresh file, and they take turns, round by round. What
-is printed are medians over the rounds. After each measurement the file is audited: what is missing or doubled counts as
-broken, however fast it was.
+all of it on the same schema. Each runs in a process of its own on a fresh file, and they take turns, round by round.
+What is printed are medians over the rounds. After each measurement the file is audited: what is missing or doubled
+counts as broken, however fast it was.
 """
 
 import argparse
