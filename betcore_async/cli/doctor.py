@@ -12,7 +12,7 @@ from betcore_async.cli.findings import Finding, Level, file_modes, misspelt_sett
 from betcore_async.cli.output import JsonOption, logs_on_stderr, print_json, print_table
 
 if TYPE_CHECKING:
-    from betcore_async.config import RedisSettings, Settings
+    from betcore_async.config import DatabaseSettings, RedisSettings, Settings
     from betcore_async.partitions.files import Family
 
 _MOST_VIOLATIONS = 20
@@ -81,7 +81,7 @@ async def _examine(settings: "Settings") -> list[Finding]:
     family = Family(settings.db.path)
     if family.folder.is_dir() and family.weekly_files():
         # First what changes nothing; the audit then opens the files as a service does, cleaning up after a crash.
-        findings += await asyncio.to_thread(_weekly_files, family)
+        findings += await asyncio.to_thread(_weekly_files, family, settings.db)
         findings.append(await _books(settings))
     else:
         findings.append(Finding("weekly files", Level.OK, f"none yet at {settings.db.path}"))
@@ -89,7 +89,7 @@ async def _examine(settings: "Settings") -> list[Finding]:
     return findings
 
 
-def _weekly_files(family: "Family") -> list[Finding]:
+def _weekly_files(family: "Family", settings: "DatabaseSettings") -> list[Finding]:
     files = family.weekly_files()
     parts = [file for path in files.values() for file in path.parent.glob(f"{path.name}*")]
     findings = [file_modes([family.folder, *parts])]
@@ -97,7 +97,7 @@ def _weekly_files(family: "Family") -> list[Finding]:
     findings += [Finding("integrity", Level.PROBLEM, text) for text in bad]
     if not bad:
         findings.append(Finding("integrity", Level.OK, f"{len(files)} weekly files intact"))
-    return [*findings, *_chain(family)]
+    return [*findings, *_chain(family, settings)]
 
 
 def _quick_check(path: Path) -> str:
@@ -114,12 +114,12 @@ def _quick_check(path: Path) -> str:
         return str(error)
 
 
-def _chain(family: "Family") -> list[Finding]:
+def _chain(family: "Family", settings: "DatabaseSettings") -> list[Finding]:
     from betcore_async.errors import BetcoreError
     from betcore_async.partitions.catalog import discover
     from betcore_async.sqlite.migrations import Migrator
 
-    head = Migrator().migrations[-1].version
+    head = Migrator(settings=settings).migrations[-1].version
     try:
         found = discover(family, head)
     except BetcoreError as error:

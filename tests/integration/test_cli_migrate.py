@@ -78,6 +78,8 @@ def test_an_older_family_is_shown_planned_and_migrated_file_by_file(family, tmp_
     lines = migrate(tmp_path, "up", **variables).out.splitlines()
     assert lines == [f"data/{name}: version 2, 0002_nickname up" for name in reversed(WEEKS)]
     assert migrate(tmp_path, "status", **variables).out.count("\n") > 2
+    doctor = betcore("doctor", "--json", folder=tmp_path, REDIS_TIMEOUT="100ms", **variables)
+    assert doctor.status == 0, doctor.out  # it knows these migrations, too
     back = json.loads(migrate(tmp_path, "goto", "1", "--yes", "--json", **variables).out)
     assert [(row["week"], row["state"], row["version"]) for row in back] == [
         ("2022-W02", "live", 1),
