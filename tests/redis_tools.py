@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -94,3 +95,83 @@ class Proxy:
         finally:
             for end in (writer, server_writer):
                 end.close()
+
+
+class FaultyProxy:
+    """Stands between client and server and passes everything on, with the faults that are switched on."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self.delay = 0.0
+        """Seconds that each piece of a reply is kept back."""
+        self.is_silent = False
+        """Take everything, pass nothing on, close nothing: what a cable that was pulled looks like."""
+        self.cut_after: int | None = None
+        """Bytes of reply after which the connection is reset, once."""
+        self.cuts = 0
+        self.port = 0
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["FaultyProxy"]:
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
+        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        try:
+            yield self
+        finally:
+            server.close()
+            for task in self._tasks:
+                task.cancel()
+            if self._tasks:
+                await asyncio.wait(self._tasks)
+            await asyncio.sleep(0)  # the transports end in the next turn
+
+    def reset_all(self) -> None:
+        """Reset every connection."""
+        for writer in self._writers:
+            _reset(writer)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        self._writers.add(writer)
+        try:
+            server_reader, server_writer = await asyncio.open_unix_connection(self._path)
+        except (asyncio.CancelledError, OSError):
+            writer.transport.abort()
+            return
+        back = asyncio.create_task(self._pass_back(server_reader, writer))
+        self._tasks.add(back)
+        back.add_done_callback(self._tasks.discard)
+        try:
+            while request := await reader.read(65536):
+                if not self.is_silent:
+                    server_writer.write(request)
+        except (asyncio.CancelledError, ConnectionError):
+            pass
+        finally:
+            back.cancel()
+            self._writers.discard(writer)
+            for end in (writer, server_writer):
+                end.transport.abort()
+
+    async def _pass_back(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while reply := await reader.read(65536):
+            await asyncio.sleep(self.delay)
+            if self.cut_after is not None:
+                reply, self.cut_after = reply[: self.cut_after], max(0, self.cut_after - len(reply))
+            if not self.is_silent:
+                writer.write(reply)
+            if self.cut_after == 0:
+                await writer.drain()
+                await asyncio.sleep(0.02)  # a reset overtakes what was not read yet
+                self.cut_after, self.cuts = None, self.cuts + 1
+                _reset(writer)
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """Close with RST instead of FIN."""
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()

@@ -77,19 +77,27 @@ class PriceCache:
             batch.setdefault(symbol, []).append(checked)
         return await self._write(batch) if batch else 0
 
-    async def get_latest_price(self, symbol: str) -> PricePoint | None:
-        """Return the newest price, or None when none was written within `latest_ttl`."""
-        return _latest(symbol, await self._client.get(self._key(symbol, "latest")))
+    async def get_latest_price(self, symbol: str, *, max_age: timedelta | None = None) -> PricePoint | None:
+        """Return the newest price, or None when none was written within `latest_ttl`, or it is older than `max_age`."""
+        point = _latest(symbol, await self._client.get(self._key(symbol, "latest")))
+        return point if point is not None and self._is_fresh(point, max_age) else None
 
-    async def get_latest_prices(self, symbols: Iterable[str]) -> dict[str, PricePoint]:
-        """Return the newest price of each symbol that has one, in one round trip."""
+    async def get_latest_prices(
+        self, symbols: Iterable[str], *, max_age: timedelta | None = None
+    ) -> dict[str, PricePoint]:
+        """Return the newest price of each symbol that has one, not older than `max_age`, in one round trip."""
         names = list(dict.fromkeys(symbols))
         # A pipeline of GETs rather than one MGET: in a cluster the symbols live on different servers.
         pipeline = self._client.pipeline()
         for name in names:
             pipeline.get(self._key(name, "latest"))
         replies = zip(names, await pipeline.execute(), strict=True)
-        return {name: point for name, reply in replies if (point := _latest(name, reply)) is not None}
+        points = ((name, _latest(name, reply)) for name, reply in replies)
+        return {name: point for name, point in points if point is not None and self._is_fresh(point, max_age)}
+
+    def age(self, point: PricePoint) -> timedelta:
+        """Return how old a price is, by this cache's clock; never below 0, should the writer's clock run ahead."""
+        return max(timedelta(0), self._clock() - point.at)
 
     async def get_price_history(
         self, symbol: str, start: datetime, end: datetime, *, limit: int | None = None, newest_first: bool = False
@@ -128,6 +136,9 @@ class PriceCache:
             stream = PriceStream(updates, lambda: self.get_latest_prices(names))
             await stream.refresh()
             yield stream
+
+    def _is_fresh(self, point: PricePoint, max_age: timedelta | None) -> bool:
+        return max_age is None or self.age(point) <= max_age
 
     def _key(self, symbol: str, part: str) -> str:
         # The braces keep all keys of a symbol in one slot of a cluster, where one script can reach them.

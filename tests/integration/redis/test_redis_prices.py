@@ -341,3 +341,17 @@ async def test_another_process_sees_the_ticks(client, redis_url, unique, clock):
         async with theirs.stream("A") as stream:
             await PriceCache(client, PriceSettings(key_prefix=unique), clock).set_price("A", 5)
             assert (await anext(stream)).price == 5
+
+
+async def test_prices_that_are_too_old_are_left_out_and_their_age_is_told(prices, clock):
+    now = clock()
+    await prices.set_prices([("OLD", 1, now - 10 * SECOND), ("NEW", 2, now - SECOND), ("AHEAD", 3, now + SECOND)])
+    latest = await prices.get_latest_prices(["OLD", "NEW", "AHEAD", "NONE"])
+    assert {name: prices.age(point) for name, point in latest.items()} == {
+        "OLD": 10 * SECOND,
+        "NEW": SECOND,
+        "AHEAD": timedelta(0),
+    }
+    assert set(await prices.get_latest_prices(latest, max_age=5 * SECOND)) == {"NEW", "AHEAD"}
+    assert await prices.get_latest_price("OLD", max_age=9 * SECOND) is None
+    assert (await prices.get_latest_price("OLD", max_age=10 * SECOND)).price == 1
