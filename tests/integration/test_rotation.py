@@ -26,6 +26,7 @@ from betcore_async.errors import (
 )
 from betcore_async.models import BetStatus
 from betcore_async.partitions import PartitionManager, files, rotation, scanner
+from betcore_async.partitions.catalog import discover
 from betcore_async.partitions.files import Family
 from betcore_async.sqlite.group import GroupCommit
 
@@ -457,6 +458,38 @@ async def test_closing_while_another_rotation_is_followed_leaves_nothing_open(tm
             await manager.close()
             with contextlib.suppress(PoolClosedError):
                 await following
+
+
+async def test_nothing_is_followed_once_all_is_closed(tmp_path):
+    async with platform(tmp_path) as it:
+        live_file = it.manager._live
+        left = live_file.current
+
+    async def find() -> None:
+        pytest.fail("looked for a week to open")
+
+    assert not await live_file.follow(left, find)
+
+
+async def test_a_scanner_that_opens_while_all_is_closed_does_not_stay_open():
+    scanners = scanner.Scanners(2, timedelta())
+    asking = asyncio.create_task(scanners.run(lambda _: None))
+    await asyncio.sleep(0)
+    await scanners.close()
+    with pytest.raises(PoolClosedError):
+        await asking
+
+
+async def test_a_look_at_the_folder_sees_a_rotation_that_went_on_after_it_was_listed(it):
+    await it.next_week(), await it.next_week()
+    await until(lambda: not it.manager._reading.retiring)  # which would be in the way for a moment
+
+    class ListedBefore(Family):
+        def weekly_files(self) -> dict:
+            return {W[0]: self.path_of(W[0])}
+
+    discovery = discover(ListedBefore(it.folder / "bets.db"), 1)
+    assert (discovery.live, list(discovery.partitions)) == (W[2], W[:3])
 
 
 async def test_closing_interrupts_a_query_that_does_not_end(tmp_path, monkeypatch):
