@@ -216,10 +216,7 @@ def _size(path: Path) -> int | None:
 
 
 def _read_file(path: Path, function: Callable[[sqlite3.Connection], T]) -> T:
-    # An empty database in memory says what a new file would say, without making one.
-    with closing(
-        open_raw(path.absolute(), readonly=True) if _size(path) else sqlite3.connect(":memory:")
-    ) as connection:
+    with closing(_open_to_read(path.absolute())) as connection:
         try:
             return function(connection)
         except sqlite3.OperationalError as exc:
@@ -228,6 +225,18 @@ def _read_file(path: Path, function: Callable[[sqlite3.Connection], T]) -> T:
     # Left behind by a crash: only a connection that may write can bring such a file into order.
     with closing(open_raw(path.absolute(), readonly=False)) as connection:
         return function(connection)
+
+
+def _open_to_read(path: Path) -> sqlite3.Connection:
+    """Open a file so that nothing is left beside it that was not there before."""
+    if not _size(path):
+        return sqlite3.connect(":memory:")  # says what a new file would say, without making one
+    # Reading a file in WAL mode makes -wal and -shm; a connection that may write takes them away again, unless others
+    # have the file open, too. Where such files are there already, they are not ours to take away.
+    alone = not any(path.with_name(path.name + side).exists() for side in ("-wal", "-journal"))
+    connection = open_raw(path, readonly=not alone)
+    connection.execute("PRAGMA query_only = ON")
+    return connection
 
 
 _NEEDS_RECOVERY = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}

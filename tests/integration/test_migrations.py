@@ -135,6 +135,15 @@ async def test_looking_creates_nothing(folder, database):
     assert not database.exists()
 
 
+async def test_looking_at_a_file_changes_no_byte_and_leaves_nothing_beside_it(folder, database):
+    migrator = Migrator(folder)
+    await migrator.up(database)
+    before = digests(database.parent)
+    for look in (migrator.status, migrator.plan, migrator.verify, migrator.dump, migrator.up):
+        await look(database)
+    assert digests(database.parent) == before
+
+
 async def test_every_version_goes_up_down_and_up_to_the_same_schema(folder, database):
     await up_down_up(Migrator(folder), database)
 
