@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 import random
 import shutil
@@ -77,11 +78,13 @@ def test_bets_of_several_processes_survive_rivals_that_rotate_and_are_killed(tmp
         placers = [stack.enter_context(_worker("place", folder, user, out=tmp_path / user)) for user in users]
         rivals = [stack.enter_context(_worker("rotate", folder, last)) for _ in range(2)]
         killed = 0
-        while live_weeks(folder) != [str(last)]:
+        for patience in itertools.cycle((0.02, 0.3)):  # one that is killed at work, one that may come to its end
+            if live_weeks(folder) == [str(last)]:
+                break
             rival = rivals.pop(0)
             assert rival.stdout.readline() == b"ready\n"
             with contextlib.suppress(subprocess.TimeoutExpired):
-                rival.wait(timeout=random.uniform(0, 0.3))
+                rival.wait(timeout=random.uniform(0, patience))
             rival.kill()
             killed += rival.wait() != 0
             rivals.append(stack.enter_context(_worker("rotate", folder, last)))
@@ -90,7 +93,7 @@ def test_bets_of_several_processes_survive_rivals_that_rotate_and_are_killed(tmp
         assert [placer.wait(timeout=30) for placer in placers] == [0] * len(placers)
     assert states(folder) == {str(week): "sealed" if week < last else "live" for week in W[: ROTATIONS + 1]}
     asyncio.run(_check(folder, {user: (tmp_path / user).read_text().split() for user in users}))
-    assert killed > 2
+    assert killed >= 1
 
 
 async def _users(folder: Path) -> list[str]:
