@@ -136,10 +136,15 @@ class Switchboard:
 
     def _free_wire(self) -> Wire | None:
         """Return a connection to lend; the last one that is shared only if there may be no other."""
-        free = [wire for wire in self._wires if wire.holder is None and wire.is_open and not wire.is_clogged]
-        shared = sum(wire.holder is None for wire in self._wires)
-        is_enough = shared > 1 or self._settings.pool_size == 1
-        return free[-1] if free and is_enough else None
+        shared = [wire for wire in self._wires if wire.holder is None]
+        if len(shared) < 2 and self._settings.pool_size > 1:
+            return None
+        free = [wire for wire in shared if wire.is_open and not wire.is_clogged]
+        # One that others await answers on would end with a borrower that is cancelled: only where there is no choice.
+        idle = [wire for wire in free if not wire.unanswered]
+        if idle:
+            return idle[-1]
+        return free[-1] if free and len(self._wires) >= self._settings.pool_size else None
 
     def _lend(self, wire: Wire, call: Call) -> None:
         wire.holder = call

@@ -157,3 +157,24 @@ async def test_a_call_that_still_waits_at_the_server_is_cut_off_by_close(redis_s
         await client.close()
         with pytest.raises(RedisError):
             await waiting
+
+
+async def test_an_error_reply_that_is_not_text_is_an_error_like_any_other(client, unique):
+    results = await asyncio.gather(
+        client.execute(b"\xff\xfe"), client.execute("ECHO", "a"), client.get(unique), return_exceptions=True
+    )
+    assert isinstance(results[0], RedisCommandError)
+    assert results[1:] == [b"a", None]
+    assert client.stats().connects <= 2
+
+
+async def test_a_cancelled_wait_does_not_end_the_answers_of_others(client, unique):
+    for _ in range(30):
+        counts = [asyncio.create_task(client.execute("INCR", unique)) for _ in range(5)]
+        waiting = asyncio.create_task(client.execute("BLPOP", f"{unique}-queue", 20))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.gather(*counts)
+    assert await client.get(unique) == b"150"
+    assert client.stats().errors == 0
