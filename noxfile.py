@@ -142,13 +142,13 @@ def typing(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Run the benchmarks; what follows `--` goes to each of them."""
-    install(session, extras="[cli,embedded]")
-    programs = sorted((ROOT / "benchmarks").glob("*.py"))
-    if not programs:
-        session.error("there is no benchmark in benchmarks/")
-    for program in programs:
-        session.run("python", str(program), *session.posargs, interrupt_timeout=GRACE)
+    """Run the benchmarks, or the one named after `--`; what else follows goes to them: `-- ledger --quick`."""
+    install(session, extras="[cli,embedded]", groups=("bench",))
+    programs = {program.stem: program for program in sorted((ROOT / "benchmarks").glob("*.py"))}
+    named = [name for name in session.posargs if name in programs]
+    options = [option for option in session.posargs if option not in programs]
+    for name in named or programs:
+        session.run("python", str(programs[name]), *options, interrupt_timeout=GRACE)
 
 
 @nox.session

@@ -22,6 +22,7 @@ from betcore_async.ids import IdGenerator
 from betcore_async.partitions.catalog import Partition, clean, discover
 from betcore_async.partitions.info import RotationReport
 from betcore_async.partitions.live import LiveFile, LiveWeek
+from betcore_async.partitions.meta import PartitionState
 from betcore_async.partitions.rotation import check_clock, finalize, hand_over
 from betcore_async.partitions.router import PartitionRouter, Reading
 from betcore_async.partitions.scanner import Scanners
@@ -129,10 +130,16 @@ class PartitionManager(PartitionRouter):
         async with contextlib.AsyncExitStack() as closing:  # in reverse, each of them whatever the others raise
             closing.callback(self._stop_reading)
             closing.push_async_callback(reading.desk.close)
+            closing.push_async_callback(self._finalize_sealed, reading)
             closing.push_async_callback(_all_done, reading.retiring)
             # Before the writer, which as the last one to close takes -wal and -shm away; a reader would leave them.
             closing.push_async_callback(live.close)
             closing.push_async_callback(reading.scanners.close)
+
+    async def _finalize_sealed(self, reading: Reading) -> None:
+        """Finish what a query of ours, which had a week open while it was retired, kept from being done."""
+        sealed = [entry.path for entry in self._catalog.values() if entry.state is PartitionState.SEALED]
+        await reading.desk.run(lambda _: [finalize(path) for path in sealed])
 
     def _stop_reading(self) -> None:
         self._reading = None
