@@ -80,6 +80,8 @@ def announce(folder: str, database: str, sql: str) -> None:
             sys.stdout.write("running\n")
             sys.stdout.flush()
 
+    # Whoever started the tests in the background had the shell ignore Ctrl-C, for us as well.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     genuine = sqlite3.connect
 
     def connect(*arguments: object, **options: object) -> sqlite3.Connection:
@@ -87,8 +89,21 @@ def announce(folder: str, database: str, sql: str) -> None:
         raw.set_trace_callback(tell)
         return raw
 
+    async def migrate() -> None:
+        # asyncio.run sees a signal that comes just before the loop goes to sleep only when it wakes up again.
+        clock = asyncio.create_task(_tick())
+        try:
+            await Migrator(folder).up(database)
+        finally:
+            clock.cancel()
+
     sqlite3.connect = connect  # type: ignore[assignment]
-    up(folder, database)
+    asyncio.run(migrate())
+
+
+async def _tick() -> None:
+    while True:
+        await asyncio.sleep(0.05)
 
 
 def _up_until(folder: str, database: str, steps: int) -> None:

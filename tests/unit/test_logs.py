@@ -81,10 +81,10 @@ def test_configuring_twice_writes_each_event_once(lines):
 def test_standard_logging_goes_the_same_way(lines):
     configure_logging(JSON)
     with request_context("request-1"):
-        logging.getLogger("some.library").log(25, "%d%% done", 50)
+        logging.getLogger("some.package").log(25, "%d%% done", 50)
     [line] = lines()
     del line["timestamp"]
-    assert line == {"level": "info", "component": "some.library", "event": "50% done", "request_id": "request-1"}
+    assert line == {"level": "info", "component": "some.package", "event": "50% done", "request_id": "request-1"}
 
 
 def _login(password: str) -> None:
