@@ -102,7 +102,7 @@ def announce(folder: str, database: str, sql: str) -> None:
 
 
 async def _tick() -> None:
-    while True:
+    for _ in itertools.count():
         await asyncio.sleep(0.05)
 
 
