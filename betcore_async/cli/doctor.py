@@ -102,10 +102,10 @@ def _weekly_files(family: "Family", settings: "DatabaseSettings") -> list[Findin
 
 def _quick_check(path: Path) -> str:
     from betcore_async.errors import BetcoreError
-    from betcore_async.sqlite.connection import open_raw
+    from betcore_async.sqlite.looking import open_to_look
 
     try:
-        raw = open_raw(path, readonly=True)
+        raw = open_to_look(path)
         try:
             return "; ".join(str(row[0]) for row in raw.execute("PRAGMA quick_check(5)"))
         finally:

@@ -19,6 +19,7 @@ from betcore_async.partitions.files import Family, remove
 from betcore_async.partitions.meta import PartitionState, read_meta
 from betcore_async.partitions.week import Week
 from betcore_async.sqlite.connection import open_raw
+from betcore_async.sqlite.looking import open_to_look
 from betcore_async.sqlite.migration_history import APPLICATION_ID
 from betcore_async.sqlite.retry import error_code, is_busy
 
@@ -79,8 +80,8 @@ def inspect(path: Path, week: Week, head: int) -> Partition:
 
 
 def ask(path: Path, question: Callable[[sqlite3.Connection], T]) -> T:
-    """Return `question(connection)`, asked of one file on a read-only connection of its own."""
-    with closing(open_raw(path, readonly=True)) as raw:
+    """Return `question(connection)`, asked of one file on a connection of its own that only reads."""
+    with closing(open_to_look(path)) as raw:
         raw.execute("PRAGMA trusted_schema = OFF")
         try:
             return question(raw)

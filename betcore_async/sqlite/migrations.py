@@ -12,6 +12,7 @@ from betcore_async.clock import Clock, system_clock
 from betcore_async.config import DatabaseSettings
 from betcore_async.errors import DatabaseError, MigrationError, NotBetcoreDatabaseError, StorageFullError
 from betcore_async.sqlite.connection import connect, open_raw
+from betcore_async.sqlite.looking import open_to_look
 from betcore_async.sqlite.migration_files import (
     Migration,
     create_migration,
@@ -216,7 +217,8 @@ def _size(path: Path) -> int | None:
 
 
 def _read_file(path: Path, function: Callable[[sqlite3.Connection], T]) -> T:
-    with closing(_open_to_read(path.absolute())) as connection:
+    # An empty database in memory says what a new file would say, without making one.
+    with closing(open_to_look(path.absolute()) if _size(path) else sqlite3.connect(":memory:")) as connection:
         try:
             return function(connection)
         except sqlite3.OperationalError as exc:
@@ -225,18 +227,6 @@ def _read_file(path: Path, function: Callable[[sqlite3.Connection], T]) -> T:
     # Left behind by a crash: only a connection that may write can bring such a file into order.
     with closing(open_raw(path.absolute(), readonly=False)) as connection:
         return function(connection)
-
-
-def _open_to_read(path: Path) -> sqlite3.Connection:
-    """Open a file so that nothing is left beside it that was not there before."""
-    if not _size(path):
-        return sqlite3.connect(":memory:")  # says what a new file would say, without making one
-    # Reading a file in WAL mode makes -wal and -shm; a connection that may write takes them away again, unless others
-    # have the file open, too. Where such files are there already, they are not ours to take away.
-    alone = not any(path.with_name(path.name + side).exists() for side in ("-wal", "-journal"))
-    connection = open_raw(path, readonly=not alone)
-    connection.execute("PRAGMA query_only = ON")
-    return connection
 
 
 _NEEDS_RECOVERY = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
