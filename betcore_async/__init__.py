@@ -68,6 +68,7 @@ if TYPE_CHECKING:
         UserExistsError,
         UserNotFoundError,
         WalUnavailableError,
+        WriteTimeoutError,
     )
     from betcore_async.health import Health, Stats
     from betcore_async.logs import bind_request_id, configure_logging, get_logger
@@ -178,6 +179,7 @@ __all__ = [
     "Violation",
     "WalUnavailableError",
     "Week",
+    "WriteTimeoutError",
     "bind_request_id",
     "configure_logging",
     "get_logger",

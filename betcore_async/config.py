@@ -90,6 +90,9 @@ class DatabaseSettings(_Part):
     group_max_time: Duration = Field(
         default=parse_duration("50ms"), description="No further write function joins a group that has run this long"
     )
+    write_timeout: Duration = Field(
+        default=parse_duration("10s"), description="A write function that runs longer is stopped and undone, alone"
+    )
     cached_statements: int = Field(default=256, ge=0, le=10_000, description="Prepared statements kept per connection")
     migrations: Path | None = Field(
         default=None, description="Folder of `NNNN_name.up.sql` files to use in place of those shipped with the library"

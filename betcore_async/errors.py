@@ -6,6 +6,7 @@
     ├── FeedError
     ├── DatabaseError
     │   ├── BusyTimeoutError                another process held the lock for the whole budget
+    │   ├── WriteTimeoutError               a write function ran away and was stopped
     │   ├── PoolTimeoutError                no connection came free in time
     │   ├── TooManyWaitersError             the waiting line is full
     │   ├── PoolClosedError                 not opened yet, closed, or used from another loop or process
@@ -95,6 +96,10 @@ class DatabaseError(BetcoreError):
 
 class BusyTimeoutError(DatabaseError):
     """Another connection held the lock for the whole busy budget. `waited` (seconds), `attempts`."""
+
+
+class WriteTimeoutError(DatabaseError):
+    """A write function ran longer than DB_WRITE_TIMEOUT; it was stopped and undone. `ran`, `limit` (seconds)."""
 
 
 class PoolTimeoutError(DatabaseError):

@@ -10,13 +10,14 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from betcore_async.config import DatabaseSettings, Durability
-from betcore_async.errors import CommitOutcomeUnknownError, DatabaseError
+from betcore_async.errors import CommitOutcomeUnknownError, DatabaseError, WriteTimeoutError
 from betcore_async.sqlite.failures import plain, translated
 from betcore_async.sqlite.raw import RawConnection
 from betcore_async.sqlite.retry import error_code, is_busy
 from betcore_async.sqlite.rows import Row
 from betcore_async.sqlite.stats import Counters
 from betcore_async.sqlite.waiting import Job, Line
+from betcore_async.sqlite.watch import Watch
 
 T = TypeVar("T")
 Member = tuple[Job, Any, BaseException | None]
@@ -84,12 +85,14 @@ class GroupResult:
 class GroupCommit:
     """Takes write functions from the line and commits them together."""
 
-    def __init__(self, raw: RawConnection, settings: DatabaseSettings, counters: Counters) -> None:
+    def __init__(self, raw: RawConnection, settings: DatabaseSettings, counters: Counters, watch: Watch) -> None:
         self._raw = raw
+        self._watch = watch
         self._settings = settings
         self._counters = counters
         self._synchronous = settings.synchronous
         self._theirs = False  # True while a function of the caller runs
+        self._now = 0.0  # when the member that runs began, in monotonic seconds
         self._careful = 0  # groups that are still to be run with savepoints
         raw.set_authorizer(self._authorize)
 
@@ -174,15 +177,16 @@ class GroupCommit:
         self._end(result)
 
     def _members(self, line: Line, result: GroupResult, fits: Callable[[Job], bool]) -> None:
-        ends = monotonic() + self._settings.group_max_time.total_seconds()
+        self._now = monotonic()
+        ends = self._now + self._settings.group_max_time.total_seconds()
         member = self._careful_member if self._careful else self._quick_member
         self._careful = max(self._careful - 1, 0)
         while (job := line.take_job(fits)) is not None:
             result.running = job
             member(job, result)
             result.running = None
-            fell = not self._raw.in_transaction or result.again
-            if fell or job.alone or len(result.done) >= self._settings.group_max_writes or monotonic() >= ends:
+            fell, self._now = not self._raw.in_transaction or result.again, monotonic()
+            if fell or job.alone or len(result.done) >= self._settings.group_max_writes or self._now >= ends:
                 return
 
     def _quick_member(self, job: Job, result: GroupResult) -> None:
@@ -191,13 +195,14 @@ class GroupCommit:
             value = self._run_member(job)
         except BaseException as error:  # noqa: BLE001 - whatever it is, it goes to the caller
             self._careful = CAREFUL_FOR
-            if not result.done:
-                result.done.append((job, None, translated(error)))
+            if not result.done or _was_stopped(job, error):
                 self.rollback()
-                return
-            result.again = [*(member[0] for member in result.done), job]
-            result.done = []
-            self._counters.groups_split += 1
+                self._again(result, alone=False)
+                result.done.append((job, None, translated(error)))
+            else:
+                result.again = [*(member[0] for member in result.done), job]
+                result.done = []
+                self._counters.groups_split += 1
         else:
             result.done.append((job, value, None))
 
@@ -218,9 +223,13 @@ class GroupCommit:
             result.done.append((job, value, None))
 
     def _run_member(self, job: Job) -> Any:
-        if job.cancelled:
-            raise _UndoError
-        value = self.call(job.function)
+        self._watch.begin(self._raw, job, self._now)  # before the look at `cancelled`: see there
+        try:
+            if job.cancelled:
+                raise _UndoError
+            value = self.call(job.function)
+        finally:
+            self._watch.end()
         if job.cancelled:
             raise _UndoError
         self._raw.close_cursors()
@@ -251,7 +260,7 @@ class GroupCommit:
         if len(result.done) == 1 and result.failed():
             return
         job, _, error = result.done.pop()
-        self._again(result)
+        self._again(result, alone=not _was_stopped(job, error))
         result.done.append((job, None, error or DatabaseError("the write function ended its transaction")))
 
     def _failed_at_commit(self, result: GroupResult, error: sqlite3.Error) -> None:
@@ -265,12 +274,12 @@ class GroupCommit:
         else:
             self._again(result)
 
-    def _again(self, result: GroupResult) -> None:
-        """Let the members that did nothing wrong run again, each alone."""
+    def _again(self, result: GroupResult, *, alone: bool = True) -> None:
+        """Let the members that did nothing wrong run again; each `alone` where nobody knows who is to blame."""
         result.again = [job for job, _, _ in result.succeeded()]
         result.done = result.failed()
         for job in result.again:
-            job.alone = True
+            job.alone = job.alone or alone
         self._counters.groups_split += bool(result.again)
 
     def _fallen(self, result: GroupResult, error: BaseException) -> None:
@@ -282,6 +291,10 @@ class GroupCommit:
             members.append((result.running, None, told))
         result.done = [(job, value, own or (told if job.alone else None)) for job, value, own in members]
         self._again(result)
+
+
+def _was_stopped(job: Job, error: BaseException | None) -> bool:
+    return job.cancelled or isinstance(error, WriteTimeoutError)
 
 
 def _may_set(pragma: str | None) -> bool:

@@ -49,7 +49,7 @@ class SQLitePool:
             rows = await pool.fetch_all("SELECT * FROM t")
 
     Errors of the caller's own SQL (a constraint, a typo) are sqlite3's; everything else is a DatabaseError:
-    BusyTimeoutError, PoolTimeoutError, TooManyWaitersError, PoolClosedError, StorageFullError,
+    BusyTimeoutError, WriteTimeoutError, PoolTimeoutError, TooManyWaitersError, PoolClosedError, StorageFullError,
     CommitOutcomeUnknownError.
     """
 
@@ -207,6 +207,11 @@ class SQLitePool:
 
         "Returned" means committed. A function that raises is undone alone. It may run more than once (when a neighbour
         brought the group down), so it must touch nothing but its connection.
+
+        One that runs longer than DB_WRITE_TIMEOUT is stopped at its next step in SQLite and undone, alone, with
+        WriteTimeoutError; so is one whose caller is cancelled. What never calls SQLite (a `while True` in Python, a
+        C function that hangs) no library can stop: all writes wait for it. Work that may be long belongs into
+        `transaction()`, which has no deadline of its own.
         """
         self._refuse_inside_transaction()
         return await self._open_parts()[0].submit(function, durability)

@@ -25,13 +25,27 @@ class RawConnection(sqlite3.Connection):
         super().__init__(*arguments, **options)
         self.held = False
         """True while a transaction of the pool is open: without it a statement would commit all by itself."""
+        self.stopped: DatabaseError | None = None
+        """Why nothing more may run; set from the loop while a function runs that has to end."""
         self._opened: list[ref[sqlite3.Cursor | sqlite3.Blob]] = []
         self._tidy_at = TIDY_AFTER
 
     def check(self) -> None:
-        """Raise DatabaseError where SQLite ended the pool's transaction (INSERT OR ROLLBACK, an interrupt)."""
+        """Raise DatabaseError where SQLite ended the pool's transaction, or where the function is to end.
+
+        SQLite ends a transaction by itself at INSERT OR ROLLBACK and when a write is interrupted.
+        """
+        if self.stopped is not None:
+            raise self.stopped
         if self.held and not self.in_transaction:
             raise DatabaseError("SQLite rolled the transaction back; nothing more can run in it, and nothing was kept")
+
+    def until_stopped(self, rows: Iterable[Any]) -> Iterable[Any]:
+        """Yield `rows` as long as the function may run: an interrupt does not reach statements that are so short."""
+        for row in rows:
+            if self.stopped is not None:
+                raise self.stopped
+            yield row
 
     def close_cursors(self) -> None:
         """Close what is still open of the cursors and blobs made so far."""
@@ -54,7 +68,7 @@ class RawConnection(sqlite3.Connection):
 
     def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
         # On the path of every statement: `check` and `_know` are written out.
-        if self.held and not self.in_transaction:
+        if self.stopped is not None or (self.held and not self.in_transaction):
             self.check()
         cursor = super().execute(sql, parameters)
         self._opened.append(ref(cursor))
@@ -64,7 +78,7 @@ class RawConnection(sqlite3.Connection):
 
     def executemany(self, sql: str, parameters: Iterable[Any], /) -> sqlite3.Cursor:
         self.check()
-        cursor = super().executemany(sql, parameters)
+        cursor = super().executemany(sql, self.until_stopped(parameters))
         self._know(cursor)
         return cursor
 
@@ -98,7 +112,7 @@ class RawCursor(sqlite3.Cursor):
 
     def executemany(self, sql: str, seq_of_parameters: Iterable[Any], /) -> "RawCursor":
         self.connection.check()
-        super().executemany(sql, seq_of_parameters)
+        super().executemany(sql, self.connection.until_stopped(seq_of_parameters))
         return self
 
     def executescript(self, sql_script: str, /) -> sqlite3.Cursor:

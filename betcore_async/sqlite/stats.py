@@ -15,6 +15,7 @@ class Counters:
     transactions: int = 0
     busy_retries: int = 0
     interrupts: int = 0
+    overruns: int = 0
     cancelled: int = 0
     timeouts: int = 0
     refused: int = 0
@@ -50,7 +51,9 @@ class PoolStats:
     busy_retries: int
     """Times another process held the lock and the pool waited."""
     interrupts: int
-    """Statements stopped because their caller was cancelled."""
+    """Calls stopped on the thread: their caller was cancelled, or they ran for too long."""
+    overruns: int
+    """Write functions stopped because they ran longer than DB_WRITE_TIMEOUT."""
     cancelled: int
     """Calls whose caller was cancelled."""
     timeouts: int

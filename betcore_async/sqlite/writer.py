@@ -17,6 +17,7 @@ from betcore_async.sqlite.raw import RawConnection
 from betcore_async.sqlite.retry import backoff, busy_timeout
 from betcore_async.sqlite.stats import Counters
 from betcore_async.sqlite.waiting import Item, Job, Line, Sweeper, Turn, settle
+from betcore_async.sqlite.watch import Watch
 from betcore_async.tasks import finish
 
 T = TypeVar("T")
@@ -35,6 +36,7 @@ class Writer:
         self._on_connect = on_connect
         self._line = Line(settings.max_waiters)
         self._sweeper = Sweeper(self._line, settings.acquire_timeout.total_seconds(), counters)
+        self._watch = Watch(settings.write_timeout.total_seconds(), counters, lambda: self._working)
         self._link: Link | None = None
         self._group: GroupCommit | None = None
         self._working = False  # the thread, a turn, a pause or a replacement has the connection
@@ -59,7 +61,7 @@ class Writer:
 
     def _use(self, link: Link) -> None:
         self._link = link
-        self._group = GroupCommit(cast("RawConnection", link.raw), self._settings, self._counters)
+        self._group = GroupCommit(cast("RawConnection", link.raw), self._settings, self._counters, self._watch)
         self._counters.opened += 1
 
     # What callers do
@@ -67,8 +69,8 @@ class Writer:
     async def submit(self, function: Callable[[sqlite3.Connection], T], durability: Durability | None) -> T:
         """Run `function` in the next group commit; returns its result once the commit took place.
 
-        A caller that is cancelled before its function started leaves no trace. Later, the function is undone if the
-        group has not committed yet; CancelledError comes after that is settled.
+        A caller that is cancelled before its function started leaves no trace. Later, the function is stopped and
+        undone if the group has not committed yet; CancelledError comes after that is settled.
         """
         job = Job(function, self._loop.create_future(), durability=durability or self._settings.synchronous)
         self._enqueue(job)
@@ -78,6 +80,7 @@ class Writer:
             self._counters.cancelled += 1
             if not self._line.abandon(job) and not job.answered:
                 job.cancelled = True
+                self._watch.stop_cancelled()
                 job.future = self._loop.create_future()  # the first one was cancelled with its caller
                 await finish(asyncio.wait([job.future]))
                 job.future.exception()
@@ -143,6 +146,7 @@ class Writer:
             self._busy_since, self._busy_attempts = None, 0
             turn.grant((self._link, self._group))
         else:
+            self._watch.arm()
             self._link.post(self._work)
 
     def _work(self) -> None:
@@ -236,6 +240,7 @@ class Writer:
         self._closing = self._shut = True
         self._refuse_line()
         self._sweeper.stop()
+        self._watch.disarm()
         if self._pause is not None:
             self._pause.cancel()
         if self._replacing is not None and not self._replacing.done():
