@@ -72,6 +72,7 @@ class Link:
         """Set once something was raised after which the connection cannot be trusted."""
         self._lock = threading.Lock()
         self._running: Cancellable | None = None
+        self._interrupting = False
         self._calmed = False  # nothing may be interrupted any more
         self._closing: asyncio.Task[None] | None = None
 
@@ -94,23 +95,28 @@ class Link:
 
     def perform(self, job: Cancellable) -> Any:
         """On the thread: return what the job's function returns; None without running it if it was cancelled before."""
-        with self._lock:  # from here on `interrupt` finds it
-            if job.cancelled:
-                return None
-            self._running = job
+        # No lock on this path: what one side sets, it sets before it looks at what the other side sets, so that under
+        # the interpreter lock at least one of the two sees the other.
+        self._running = job
         try:
-            return job.function(self.raw)
+            return None if job.cancelled else job.function(self.raw)
         finally:
-            with self._lock:
-                self._running = None
+            self._running = None
+            if self._interrupting:  # perhaps this job: the next one begins when that is over
+                with self._lock:
+                    pass
 
     def interrupt(self, job: Cancellable) -> bool:
         """Interrupt `job` if it is the one that runs, and no other; False when it is not."""
         with self._lock:
-            if self._running is not job:
-                return False
-            self.raw.interrupt()
-            return True
+            self._interrupting = True
+            try:
+                if self._running is not job:
+                    return False
+                self.raw.interrupt()
+            finally:
+                self._interrupting = False
+        return True
 
     async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Return `function(sqlite3.Connection)`, run on the thread in one hop.

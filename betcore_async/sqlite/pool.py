@@ -133,7 +133,11 @@ class SQLitePool:
     def _open_parts(self) -> tuple[Writer, Readers]:
         if self._parts is None:
             raise PoolClosedError(f"{self!r}: open it first, best with `async with`")
-        if _running_loop() is not self._loop:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # in a process that was forked inside a coroutine
+            loop = None
+        if loop is not self._loop:
             if os.getpid() != self._pid:
                 raise PoolClosedError(f"{self!r} was opened before a fork; open a pool of its own in each process")
             raise PoolClosedError(f"{self!r} belongs to another event loop; open one pool per loop")
@@ -287,13 +291,6 @@ class SQLitePool:
             writes_waiting=writer.waiting if writer else 0,
             **counters,
         )
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:  # in a process that was forked inside a coroutine
-        return None
 
 
 async def _shut(readers: Readers, writer: Writer) -> None:

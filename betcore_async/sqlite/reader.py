@@ -1,5 +1,6 @@
 """One reading connection and what its thread does in a hop."""
 
+import contextlib
 import random
 import sqlite3
 from collections import deque
@@ -18,7 +19,7 @@ from betcore_async.sqlite.waiting import Job, Line
 Answer = tuple[Job, Any, BaseException | None]
 
 HOP_TIME = 0.001
-"""Seconds after which a hop takes no further read along, so that answers are not kept back."""
+"""Seconds after which a hop begins no further read, so that answers are not kept back."""
 HOP_READS = 64
 LIFETIME_JITTER = 0.1
 """Share of the lifetime that is drawn at random, so that readers are not all replaced at once."""
@@ -35,24 +36,31 @@ class Reader:
         """What its thread does in a hop."""
         self.answers: deque[Answer] = deque()
         """Filled by the thread, emptied by the loop."""
+        self.hop_began = 0.0
+        self.taken: deque[Job] = deque()
+        """Reads of the hop that have not begun; the thread takes from the left, the loop takes back from the right."""
         self._raw = raw
         lifetime = settings.conn_max_lifetime.total_seconds()
         self.expires_at = monotonic() + lifetime * (1 - random.uniform(0, LIFETIME_JITTER))  # noqa: S311
 
     def serve(self, line: Line) -> None:
-        """On the thread: run reads from the head of the line and leave their answers. Never raises."""
-        answers, begun, ends = self.answers, 0.0, monotonic() + HOP_TIME
-        for _ in range(HOP_READS):
-            if (job := line.take_job()) is None:
-                break
+        """On the thread: run reads from the head of the line and leave their answers. Never raises.
+
+        The reads are taken in one go, and share one snapshot, which saves each its own. It begins after the last of
+        them was asked for, so that each sees everything written before.
+        """
+        taken, answers, perform, ends = self.taken, self.answers, self.link.perform, monotonic() + HOP_TIME
+        taken.extend(line.take_jobs(HOP_READS))
+        together = len(taken) > 1
+        while (job := self._next()) is not None:
             try:
-                if job.snapshot or len(line) or self._raw.in_transaction:
-                    begun = self._snapshot(job, begun)
-                answers.append((job, self._read(job), None))
+                if (together or job.snapshot) and not self._raw.in_transaction:
+                    sqlite3.Connection.execute(self._raw, "BEGIN")
+                answers.append((job, self._tidily(job) if job.snapshot else perform(job), None))
             except BaseException as error:  # noqa: BLE001 - whatever it is, it goes to the caller
                 self.link.broken = self.link.broken or is_broken(error)
                 answers.append((job, None, translated(error)))
-            if not len(line) or monotonic() >= ends or self.link.broken:
+            if self.link.broken or monotonic() >= ends:
                 break
         try:
             if self._raw.in_transaction:
@@ -60,28 +68,28 @@ class Reader:
         except sqlite3.Error:
             self.link.broken = True
 
-    def _snapshot(self, job: Job, begun: float) -> float:
-        """Begin a snapshot for this read and those behind it; return when it was begun.
+    def _next(self) -> Job | None:
+        try:
+            return self.taken.popleft()
+        except IndexError:  # also when the loop has just taken back the last one
+            return None
 
-        One snapshot serves many reads, which saves each its own, but never one that was asked for after the snapshot
-        began: its caller may have written meanwhile, and must see that.
-        """
-        raw = self._raw
-        if raw.in_transaction:
-            if job.enqueued_at < begun:
-                return begun
-            sqlite3.Connection.execute(raw, "ROLLBACK")
-        begun = monotonic()
-        sqlite3.Connection.execute(raw, "BEGIN")
-        return begun
-
-    def _read(self, job: Job) -> Any:
+    def _tidily(self, job: Job) -> Any:
+        """Run a function of the caller, and leave nothing of it behind."""
         try:
             return plain(self.link.perform(job))
         finally:
             self._raw.close_cursors()
             self._raw.row_factory = Row
             self._raw.text_factory = str
+
+    def take_back(self) -> list[Job]:
+        """On the loop: take back, in their order, the reads of the hop that have not begun."""
+        jobs: list[Job] = []
+        with contextlib.suppress(IndexError):
+            while True:
+                jobs.append(self.taken.pop())
+        return jobs[::-1]
 
     def restore(self) -> None:
         """On the thread: undo what a borrower may have done to the connection. Raises where that cannot be done."""

@@ -61,7 +61,7 @@ class Readers:
 
     @property
     def waiting(self) -> int:
-        return len(self._line)
+        return len(self._line) + sum(len(reader.taken) for reader in self._open)
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -142,7 +142,9 @@ class Readers:
             self._counters.refused += 1
             raise
         self._sweeper.watch()
-        if self._newest is None and self._idle and len(self._line) == 1 and isinstance(item, Job):
+        if len(self._line) > 1:
+            return  # whoever stands at the head has been seen to
+        if self._newest is None and self._idle and isinstance(item, Job):
             self._start(self._idle.pop())  # what `_kick` would come to: the quick way for the usual case
         else:
             self._kick()
@@ -173,10 +175,11 @@ class Readers:
             self._drop(reader, broken=True)
             self._kick()
             return
-        self._newest = reader, monotonic()
+        reader.hop_began = monotonic()
+        self._newest = reader, reader.hop_began
         self._serving.add(reader)
         if self._late_timer is None:
-            self._late_timer = self._loop.call_later(LATE_AFTER, self._collect_late)
+            self._late_timer = self._loop.call_later(LATE_AFTER, self._look_after_hops)
 
     def _patience(self, head: Item) -> float:
         """Return how many seconds the head of the line should wait for a reader that is at work.
@@ -215,25 +218,40 @@ class Readers:
         if self._newest is not None and self._newest[0] is reader:
             self._newest = None
         self._collect(reader)
+        self._take_back(reader)
         self._give_back(reader)
 
     def _collect(self, reader: Reader) -> None:
-        while reader.answers:
-            job, value, failure = reader.answers.popleft()
-            self._counters.reads += 1
-            busy = failure is not None and is_busy(failure)
-            if self._shut and (busy or is_interrupt(failure)):
+        answers = reader.answers
+        self._counters.reads += len(answers)
+        while answers:
+            job, value, failure = answers.popleft()
+            if failure is None:
+                job.answered = True
+                if not job.future.done():
+                    job.future.set_result(value)
+            elif self._shut and (is_busy(failure) or is_interrupt(failure)):
                 settle(job, error=self._closed())
-            elif failure is not None and busy:
+            elif is_busy(failure):
                 self._retries.add(job, failure, self._kick)
             else:
-                settle(job, value, failure)
+                settle(job, error=failure)
 
-    def _collect_late(self) -> None:
-        """Deliver what hops that are still going on have answered: their next read may be a long one."""
+    def _take_back(self, reader: Reader) -> None:
+        """Put reads that a hop took along and has not begun back at the head of the line."""
+        if reader.taken:
+            self._line.put_back([job for job in reader.take_back() if not job.cancelled])
+            self._sweeper.watch()
+
+    def _look_after_hops(self) -> None:
+        """Deliver what hops that are still going on have answered, and let others do what waits behind a long read."""
+        now = monotonic()
         for reader in self._serving:
             self._collect(reader)
-        self._late_timer = self._loop.call_later(LATE_AFTER, self._collect_late) if self._serving else None
+            if now >= reader.hop_began + GROW_AFTER:
+                self._take_back(reader)
+        self._kick()
+        self._late_timer = self._loop.call_later(LATE_AFTER, self._look_after_hops) if self._serving else None
 
     def _give_back(self, reader: Reader) -> None:
         """Take a reader into service again, unless it is broken, too old or one too many."""
@@ -313,7 +331,8 @@ class Readers:
         for timer in (self._grow_timer, self._late_timer, self._retire_timer):
             if timer is not None:
                 timer.cancel()
-        for item in (*self._line.take_all(), *self._retries.take_all()):
+        begun = [job for reader in self._open for job in reader.take_back()]
+        for item in (*begun, *self._line.take_all(), *self._retries.take_all()):
             settle(item, error=self._closed())
         self._idle.clear()
         for reader in list(self._open):

@@ -12,7 +12,7 @@ import pytest
 from sqlite_files import Gate, seen_from_outside, until
 
 from betcore_async.config import DatabaseSettings
-from betcore_async.errors import DatabaseError, PoolTimeoutError, TooManyWaitersError
+from betcore_async.errors import DatabaseError, PoolClosedError, PoolTimeoutError, TooManyWaitersError
 from betcore_async.sqlite import SQLitePool, reader, readers
 
 COUNT = "SELECT count(*) FROM entries"
@@ -150,6 +150,29 @@ async def test_a_quick_read_does_not_wait_for_a_long_one_taken_along_in_its_hop(
     assert await asyncio.wait_for(quick, 5) == 3
     endless.cancel()
     await asyncio.wait([endless])
+
+
+async def test_reads_taken_along_behind_a_long_one_go_to_another_reader_in_their_order(pool):
+    endless = asyncio.create_task(pool.fetch_value(ENDLESS))
+    order = []
+    behind = [asyncio.create_task(pool.read(lambda _, n=n: order.append(n))) for n in range(5)]
+    given_up = asyncio.create_task(pool.read(lambda _: order.append("given up")))
+    await asyncio.sleep(0)  # one hop takes them all
+    given_up.cancel()
+    await asyncio.wait_for(asyncio.gather(*behind), 5)
+    assert order == [0, 1, 2, 3, 4]
+    assert not endless.done()
+    endless.cancel()
+    await asyncio.wait([endless, given_up])
+
+
+async def test_close_refuses_reads_taken_along_behind_a_long_one(pool):
+    tasks = [asyncio.create_task(pool.fetch_value(sql)) for sql in (ENDLESS, COUNT, COUNT)]
+    await until(lambda: pool.stats().readers_idle == 0)
+    await pool.close(timeout=0)
+    for task in tasks:
+        with pytest.raises(PoolClosedError):
+            await task
 
 
 async def test_read_cancelled_before_its_turn_never_runs(narrow):
