@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
@@ -21,6 +20,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from betcore_async.addresses import Place, read_url
 from betcore_async.durations import Duration, parse_duration
 from betcore_async.errors import ConfigError
 
@@ -104,15 +104,24 @@ class DatabaseSettings(_Part):
         return _at_most(value, info, "max_open_conns", "DB_MAX_OPEN_CONNS")
 
 
+_ADDR = "`host:port`, `unix:/path/to.sock`, `redis+sentinel://host:port,…/master` or `redis+cluster://host:port,…`"
+
+
 class RedisSettings(_Part):
     """Where Redis is, and how long its answers may take."""
 
-    addr: str = Field(default="localhost:6379", description="`host:port`, or `unix:/path/to.sock`")
+    addr: str = Field(default="localhost:6379", description=_ADDR)
     username: str | None = Field(default=None, description="ACL user; none = the default user")
     password: SecretStr | None = Field(default=None, description="Password; never logged or shown")
     db: int = Field(default=0, ge=0, description="Database number")
-    tls: bool = Field(default=False, description="Talk TLS to the server")
-    pool_size: int = Field(default=10, ge=1, le=10_000, description="Most connections; callers wait for a free one")
+    tls: bool = Field(default=False, description="Talk TLS to the server, and to Sentinels")
+    sentinel_username: str | None = Field(default=None, description="ACL user at the Sentinels")
+    sentinel_password: SecretStr | None = Field(
+        default=None, description="Password of the Sentinels, where they have one; never logged or shown"
+    )
+    pool_size: int = Field(
+        default=10, ge=1, le=10_000, description="Most connections (to each master of a cluster); callers wait for one"
+    )
     min_idle_conns: int = Field(default=2, ge=0, le=10_000, description="Connections opened at start")
     connect_timeout: Duration = Field(default=parse_duration("2s"), description="Deadline for opening a connection")
     timeout: Duration = Field(default=parse_duration("3s"), description="Deadline for one command, waiting included")
@@ -120,11 +129,14 @@ class RedisSettings(_Part):
     @field_validator("addr")
     @classmethod
     def _addr_names_a_place(cls, value: str) -> str:
-        host, _, port = value.rpartition(":")
-        is_socket = value.startswith("unix:/")
-        is_host = bool(host) and port.isascii() and port.isdigit() and 0 < int(port) < 65536  # ports are 16 bits
-        if not (is_socket or is_host):
-            raise ValueError("must be host:port (such as localhost:6379) or unix:/path/to.sock")
+        Place.parse(value)
+        return value
+
+    @field_validator("db")
+    @classmethod
+    def _a_cluster_has_one_database(cls, value: int, info: ValidationInfo) -> int:
+        if value and str(info.data.get("addr", "")).startswith("redis+cluster:"):
+            raise ValueError("must be 0: a cluster has no other database")
         return value
 
     @field_validator("min_idle_conns")
@@ -134,34 +146,29 @@ class RedisSettings(_Part):
 
     @classmethod
     def from_url(cls, url: str, **others: Any) -> "RedisSettings":
-        """Return the settings that `redis://[[user]:password@]host[:port][/db]`, `rediss://…` or `unix:///path` name.
+        """Return the settings that a URL names; a password in it is read as part of a URL, with `%2F` for `/`.
 
-        Raises ConfigError for any other form; the text of the error leaves the password out.
+        - `redis://[[user]:password@]host[:port][/db]`, `rediss://…` with TLS, or `unix:///path`;
+        - `redis+sentinel://[[user]:password@]host[:port][,…]/master[/db]`, where the hosts are Sentinels and the login
+          is for the servers; `?sentinel_username=…&sentinel_password=…` is for the Sentinels;
+        - `redis+cluster://[[user]:password@]host[:port][,…]`, some nodes of a cluster;
+        - the last two with TLS as `rediss+sentinel://…` and `rediss+cluster://…`.
+
+        Raises ConfigError for any other form; the text of the error leaves the passwords out.
         """
         try:
-            parts = urlsplit(url)
-            port = parts.port or 6379
-            if parts.scheme == "unix":
-                addr, database = f"unix:{parts.path}", "0"
-            elif parts.scheme in {"redis", "rediss"} and parts.hostname:
-                addr, database = f"{parts.hostname}:{port}", parts.path.strip("/") or "0"
-            else:
-                raise ValueError("unknown form")
-            secret = SecretStr(unquote(parts.password)) if parts.password else None
-            user = unquote(parts.username) if parts.username else None
-            fields = {
-                "addr": addr,
-                "db": int(database),
-                "username": user,
-                "password": secret,
-                "tls": parts.scheme == "rediss",
-            }
-            return cls.model_validate(fields | others)
+            return cls.model_validate(read_url(url) | others)
         except ValueError:
             raise ConfigError(
-                "the Redis URL cannot be read; write redis://host:port/0, rediss://… or unix:///path/to.sock",
+                "the Redis URL cannot be read; write redis://host:port/0, rediss://…, unix:///path/to.sock,"
+                " redis+sentinel://host:port,host:port/master/0 or redis+cluster://host:port,host:port",
                 problems={},
             ) from None
+
+    @property
+    def place(self) -> Place:
+        """What `addr` names."""
+        return Place.parse(self.addr)
 
 
 class PriceSettings(_Part):

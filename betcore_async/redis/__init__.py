@@ -1,8 +1,9 @@
 """Redis: a client, fan-out of messages to local subscribers, prices, and a private server for development and tests."""
 
-from betcore_async.redis.client import RedisClient, RedisHealth, RedisStats
+from betcore_async.redis.client import RedisClient, RedisStats
 from betcore_async.redis.embedded import EmbeddedRedis
 from betcore_async.redis.events import Gap, Message, Reconnected
+from betcore_async.redis.health import RedisHealth, RedisNode
 from betcore_async.redis.hub import HubStats, PubSubHub
 from betcore_async.redis.lock import Lock
 from betcore_async.redis.pipeline import Pipeline
@@ -24,6 +25,7 @@ __all__ = [
     "Reconnected",
     "RedisClient",
     "RedisHealth",
+    "RedisNode",
     "RedisStats",
     "Subscription",
     "decode_tick",

@@ -10,9 +10,10 @@ from typing import Any, Self
 import redis.asyncio as redis_asyncio
 
 from betcore_async.config import RedisSettings
-from betcore_async.errors import RedisClosedError, RedisCommandError, RedisError
+from betcore_async.errors import RedisClosedError
 from betcore_async.redis.commands import Value, waiting_time
 from betcore_async.redis.failures import command_error
+from betcore_async.redis.health import RedisHealth, health_of
 from betcore_async.redis.hub import PubSubHub
 from betcore_async.redis.lock import Lock
 from betcore_async.redis.pipeline import TTL, Key, Pipeline, set_command
@@ -20,22 +21,6 @@ from betcore_async.redis.raw import raw_client
 from betcore_async.redis.subscription import Subscription
 from betcore_async.redis.transport import Transport
 from betcore_async.tasks import finish
-
-
-@dataclass(frozen=True, slots=True)
-class RedisHealth:
-    """Whether the server answers, and which one it is."""
-
-    ok: bool
-    address: str
-    latency: float | None = None
-    """Seconds that a PING took."""
-    server: str | None = None
-    """Kind and version, such as `redis 7.2.4` or `valkey 9.1.2`."""
-    role: str | None = None
-    """`master` or `slave`, as the server calls itself."""
-    error: str | None = None
-    """Why it is not ok."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +76,7 @@ class RedisClient:
         self.transport.open()
         try:
             await self.ping()
-            await self.transport.board.warm(self._settings.min_idle_conns)
+            await self.transport.route.warm(self._settings.min_idle_conns)
         except BaseException:
             await finish(self.close())
             raise
@@ -167,32 +152,21 @@ class RedisClient:
 
     async def health(self) -> RedisHealth:
         """Ask the server how it is; never raises a RedisError, but tells it."""
-        address = self.transport.address
-        started = self.transport.now()
-        try:
-            await self.ping()
-            latency = self.transport.now() - started
-            info = _fields(await self.execute("INFO", "server")) | _fields(await self.execute("INFO", "replication"))
-        except RedisCommandError as error:
-            return RedisHealth(ok=False, address=address, latency=self.transport.now() - started, error=str(error))
-        except RedisError as error:
-            return RedisHealth(ok=False, address=address, error=str(error))
-        kind = "valkey" if "valkey_version" in info else "redis"
-        server = f"{kind} {info.get(f'{kind}_version', 'unknown')}"
-        return RedisHealth(ok=True, address=address, latency=latency, server=server, role=info.get("role"))
+        return await health_of(self.transport)
 
     def stats(self) -> RedisStats:
-        line, board = self.transport, self.transport.board
+        line = self.transport
+        boards = line.route.boards()
         return RedisStats(
             calls=line.calls,
             commands=line.commands,
-            retries=line.retries + board.refused,
+            retries=line.route.retries + sum(board.refused for board in boards),
             timeouts=line.timeouts,
             errors=line.errors,
-            connects=board.connects,
-            connections_in_use=board.in_use,
-            connections_idle=board.idle,
-            waiting=board.waiting,
+            connects=sum(board.connects for board in boards),
+            connections_in_use=sum(board.in_use for board in boards),
+            connections_idle=sum(board.idle for board in boards),
+            waiting=sum(board.waiting for board in boards),
         )
 
     async def __aenter__(self) -> Self:
@@ -212,8 +186,3 @@ class RedisClient:
         await self.transport.close()
         if raw is not None:
             await raw.aclose()
-
-
-def _fields(info: bytes) -> dict[str, str]:
-    """Return the `name:value` lines of an INFO reply."""
-    return dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)

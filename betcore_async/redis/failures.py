@@ -80,7 +80,8 @@ def translate(error: ServerError, *, command: str, address: str, waited: float, 
     """
     if isinstance(error, AuthenticationError | AuthorizationError):
         return RedisAuthError(
-            f"Redis at {address} refused the user name or password: check REDIS_USERNAME and REDIS_PASSWORD",
+            f"Redis at {address} refused the user name or password: check REDIS_USERNAME and REDIS_PASSWORD"
+            + (" (for the Sentinels, REDIS_SENTINEL_…)" if address.startswith("redis+sentinel:") else ""),
             address=address,
         )
     if isinstance(error, BusyLoadingError | ResponseError):  # while greeting, for one: there is no such database

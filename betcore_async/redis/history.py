@@ -142,5 +142,10 @@ def _refill(channel: str, after: Offset, entries: list[Any], newest: list[Any]) 
     elif messages:
         lost = offset_of(messages[0].offset or "")[1] - after[1] - 1
     else:
-        lost = 0 if after == EMPTY or last is not None else None  # a history that was there is gone
+        # A history that was there is gone, or it ends before what was seen: a replica that had not got it took over.
+        lost = 0 if after == EMPTY or (last is not None and not _is_behind(last, after)) else None
     return Refill(messages, lost, last)
+
+
+def _is_behind(newest: Offset, seen: Offset) -> bool:
+    return newest[0] == seen[0] and newest[1] < seen[1]

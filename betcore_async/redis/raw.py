@@ -8,6 +8,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from betcore_async.config import RedisSettings
+from betcore_async.redis.sentinel import dial_master
 
 
 def raw_client(settings: RedisSettings) -> redis_asyncio.Redis:
@@ -33,13 +34,26 @@ def raw_client(settings: RedisSettings) -> redis_asyncio.Redis:
 
 
 def _connection_class(settings: RedisSettings) -> type[redis_connection.AbstractConnection]:
-    if settings.addr.startswith("unix:"):
+    place = settings.place
+    if not place.nodes[0].port:
         return redis_connection.UnixDomainSocketConnection
-    return redis_connection.SSLConnection if settings.tls else redis_connection.Connection
+    connection = redis_connection.SSLConnection if settings.tls else redis_connection.Connection
+    return _to_master(connection, settings) if place.kind == "sentinel" else connection
+
+
+def _to_master(kind: type[redis_connection.Connection], settings: RedisSettings) -> type[redis_connection.Connection]:
+    """Return a class of connections that find the master anew each time they connect."""
+
+    class MasterConnection(kind):  # type: ignore[valid-type, misc]
+        async def _connect(self) -> None:
+            wire = await dial_master(settings, lambda _: None)
+            self.host, self.port = wire.peer
+            wire.abort()
+            await super()._connect()
+
+    return MasterConnection
 
 
 def _place(settings: RedisSettings) -> dict[str, Any]:
-    if settings.addr.startswith("unix:"):
-        return {"path": settings.addr.removeprefix("unix:")}
-    host, _, port = settings.addr.rpartition(":")
-    return {"host": host.strip("[]"), "port": int(port)}
+    node = settings.place.nodes[0]
+    return {"host": node.host, "port": node.port} if node.port else {"path": node.host}

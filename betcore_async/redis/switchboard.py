@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from itertools import count as count_up
 from typing import Any
@@ -10,10 +10,13 @@ from typing import Any
 from redis.exceptions import ConnectionError as ServerConnectionError
 from redis.exceptions import RedisError as ServerError
 
+from betcore_async.addresses import Node
 from betcore_async.config import RedisSettings
-from betcore_async.redis.dial import dial
 from betcore_async.redis.failures import LateError, backoff, is_final, translate
 from betcore_async.redis.wire import Call, Wire
+
+Dial = Callable[[Callable[[Wire], None]], Awaitable[Wire]]
+"""Makes a wire that reports its changes to what is given."""
 
 _SWEEPS = 20
 """Looks for late calls within one `timeout`: a deadline is kept to a twentieth of it."""
@@ -26,8 +29,9 @@ class Switchboard:
     Calls for which there is no connection yet wait in an outbox, surely not sent.
     """
 
-    def __init__(self, settings: RedisSettings) -> None:
+    def __init__(self, settings: RedisSettings, dial: Dial) -> None:
         self._settings = settings
+        self._dial_wire = dial
         self._timeout = settings.timeout.total_seconds()
         self._outbox: deque[Call] = deque()
         self._outbox_alone: deque[Call] = deque()
@@ -40,6 +44,11 @@ class Switchboard:
         self.connects = self.refused = 0
         self.failure: ServerError | None = None
         """Why the last attempt to connect failed, if it did."""
+
+    @property
+    def peers(self) -> set[Node]:
+        """Servers that it is connected to."""
+        return {wire.peer for wire in self._wires if wire.is_open}
 
     @property
     def in_use(self) -> int:
@@ -96,6 +105,14 @@ class Switchboard:
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(self._timeout / _SWEEPS, self._sweep)
         return call.answer
+
+    def retire(self, peer: Node) -> None:
+        """Send nothing more on the connections to `peer`; they close once what they have is answered."""
+        leaving = [wire for wire in self._wires if wire.peer == peer]
+        self._wires = [wire for wire in self._wires if wire not in leaving]
+        self._retired += leaving
+        for wire in leaving:
+            wire.retire()
 
     # Plain steps without I/O: which call goes where.
 
@@ -220,7 +237,7 @@ class Switchboard:
                 self._go_on()
 
     async def _dial(self) -> Wire:
-        wire = await dial(self._settings, self._changed)
+        wire = await self._dial_wire(self._changed)
         self.failure = None
         self.connects += 1
         return wire

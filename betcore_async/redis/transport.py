@@ -3,18 +3,15 @@
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import count as count_up
 from typing import Any, Protocol
 
-from redis.exceptions import BusyLoadingError
 from redis.exceptions import RedisError as ServerError
 
 from betcore_async.config import RedisSettings
 from betcore_async.errors import RedisClosedError, RedisError
-from betcore_async.redis.commands import Command, name_of
-from betcore_async.redis.dial import dial
-from betcore_async.redis.failures import LateError, backoff, is_final, outcome_unknown, timed_out, translate
-from betcore_async.redis.switchboard import Switchboard
+from betcore_async.redis.commands import Command
+from betcore_async.redis.failures import translate
+from betcore_async.redis.route import Direct, Route
 from betcore_async.redis.wire import Call, Wire
 from betcore_async.tasks import finish
 
@@ -23,11 +20,10 @@ class Transport:
     """What every call goes through, and where calls are counted."""
 
     def __init__(self, settings: RedisSettings) -> None:
-        self._settings = settings
         self.address = settings.addr
         self.timeout = settings.timeout.total_seconds()
-        self.board = Switchboard(settings)
-        self.calls = self.commands = self.retries = self.timeouts = self.errors = 0
+        self.route: Route = Direct(settings)
+        self.calls = self.commands = self.timeouts = self.errors = 0
         self._running = 0
         self.is_open = False
 
@@ -38,7 +34,7 @@ class Transport:
 
     def open(self) -> None:
         if not self.is_open:
-            self.board.open()
+            self.route.open()
             self._quiet = asyncio.Event()
             self.is_open = True
 
@@ -64,9 +60,10 @@ class Transport:
         self.commands += len(commands)
         self._running += 1
         try:
-            return await self._attempts(call)
+            return await self.route.replies(call)
         except RedisError:
             self.errors += 1
+            self.timeouts += call.deadline <= self.now()
             raise
         finally:
             self._running -= 1
@@ -77,43 +74,10 @@ class Transport:
         """Return a connection that is not counted, for the caller to use and to close."""
         started = self.now()
         try:
-            return await dial(self._settings, lambda _: None)
+            return await self.route.dial_apart()
         except ServerError as error:
             waited = self.now() - started
             raise translate(error, command="connect", address=self.address, waited=waited, in_doubt=False) from error
-
-    async def _attempts(self, call: Call) -> list[Any]:
-        started = self.now()
-        for attempt in count_up():
-            try:
-                replies = await self.board.put_through(call)
-                if type(replies[0]) is not BusyLoadingError or not _is_loading(replies):
-                    return replies
-                failure: ServerError = replies[0]  # nothing was applied, and will be once it has loaded
-                may_repeat = True
-            except ServerError as error:
-                failure = error
-                may_repeat = call.wire is None or call.may_repeat()
-            left = call.deadline - self.now()
-            if is_final(failure) or not may_repeat or left <= 0 or self.board.is_closed:
-                break
-            self.retries += 1
-            await asyncio.sleep(min(backoff(attempt), left))
-        raise self._told(call, failure, self.now() - started) from failure
-
-    def _told(self, call: Call, failure: ServerError, waited: float) -> RedisError:
-        """Return the error that says no more, and no less, than is known."""
-        name, in_doubt = name_of(call.commands), call.was_sent and not call.may_repeat()
-        is_late = call.deadline <= self.now()
-        self.timeouts += is_late
-        if isinstance(failure, BusyLoadingError):
-            in_doubt = False
-        elif isinstance(failure, LateError) or (is_late and call.was_sent and not in_doubt):
-            # Sent once and refused later is not "unavailable", which promises that nothing was applied.
-            if call.was_sent or self.board.failure is None:
-                return outcome_unknown(name, self.address) if in_doubt else timed_out(name, self.address, waited)
-            failure = self.board.failure  # why there was no connection
-        return translate(failure, command=name, address=self.address, waited=waited, in_doubt=in_doubt)
 
     async def _drain(self) -> None:
         if self._running:
@@ -121,7 +85,7 @@ class Transport:
             with suppress(TimeoutError):  # a call that waits at the server may have a later deadline: it is cut off
                 async with asyncio.timeout(1.1 * self.timeout):
                     await self._quiet.wait()
-        await self.board.close()
+        await self.route.close()
 
 
 class HasTransport(Protocol):
@@ -129,7 +93,3 @@ class HasTransport(Protocol):
 
     @property
     def transport(self) -> Transport: ...
-
-
-def _is_loading(replies: list[Any]) -> bool:
-    return all(isinstance(reply, BusyLoadingError) for reply in replies)

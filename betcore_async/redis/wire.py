@@ -9,6 +9,7 @@ import hiredis
 from redis.exceptions import ConnectionError as ServerConnectionError
 from redis.exceptions import InvalidResponse
 
+from betcore_async.addresses import Node
 from betcore_async.errors import ModelError
 from betcore_async.redis.commands import Command, is_repeatable
 from betcore_async.redis.failures import reply_error
@@ -29,6 +30,7 @@ class Call:
         "commands",
         "deadline",
         "message",
+        "refusals",
         "repeatable",
         "replies",
         "sent_at",
@@ -50,12 +52,24 @@ class Call:
         """Whether it needs a connection that nobody else uses meanwhile."""
         self.was_sent = False
         """Whether any attempt reached the point of sending."""
+        self.refusals = 0
+        """Times that a server refused it which was the wrong one."""
 
     def begin(self, answer: asyncio.Future[list[Any]]) -> None:
         """Make ready for another attempt."""
         self.answer = answer
         self.replies: list[Any] = []
         self.wire: Wire | None = None
+
+    @property
+    def is_transaction(self) -> bool:
+        """Whether all of it or nothing is applied."""
+        return self.commands[0][0] == "MULTI"
+
+    def only(self, indices: Sequence[int]) -> "Call":
+        """Return a call of some of its commands, with the same deadline."""
+        commands = [self.commands[index] for index in indices]
+        return Call(commands, self.deadline, repeatable=self.repeatable, alone=self.alone)
 
     def fail(self, error: Exception) -> None:
         if not self.answer.done():
@@ -72,7 +86,8 @@ class Wire(asyncio.Protocol):
     `on_change` is called when the wire can take calls again, and when it is lost.
     """
 
-    def __init__(self, on_change: Callable[["Wire"], None]) -> None:
+    def __init__(self, on_change: Callable[["Wire"], None], peer: Node) -> None:
+        self.peer = peer
         self._on_change = on_change
         self._on_reply: Callable[[Any], None] = self._answer
         self._reader = hiredis.Reader(
@@ -124,6 +139,12 @@ class Wire(asyncio.Protocol):
         if self.is_retired and all(call.answer.done() for call in self.unanswered):
             self.abort()
         return failed
+
+    def retire(self) -> None:
+        """Take no new calls, and close once those it has are answered."""
+        self.is_retired = True
+        if not self.unanswered:
+            self.abort()
 
     def abort(self, why: Exception | None = None) -> None:
         """Close at once; calls that are not answered yet fail with `why`."""

@@ -236,6 +236,10 @@ def test_an_unknown_field_is_refused():
         (f"rediss://u:{SECRET}@h/1", "h:6379", 1, "u", True),
         (f"redis://:{SECRET}@127.0.0.1:6380", "127.0.0.1:6380", 0, None, False),
         ("unix:///tmp/redis.sock", "unix:/tmp/redis.sock", 0, None, False),
+        ("redis+sentinel://a,b:1/main", "redis+sentinel://a:26379,b:1/main", 0, None, False),
+        (f"rediss+sentinel://u:{SECRET}@[::1]/main/2", "redis+sentinel://[::1]:26379/main", 2, "u", True),
+        ("redis+cluster://a:7000,b", "redis+cluster://a:7000,b:6379", 0, None, False),
+        (f"rediss+cluster://:{SECRET}@a", "redis+cluster://a:6379", 0, None, True),
     ],
 )
 def test_a_redis_url_is_read(url, addr, db, user, tls):
@@ -259,9 +263,28 @@ def test_a_password_in_a_redis_url_may_be_quoted():
         "redis://",
         "redis://h:99999",
         "unix:",
+        f"redis://:{SECRET}@h,h2/0",
+        f"redis+sentinel://:{SECRET}@h/",
+        f"redis+sentinel://:{SECRET}@h/main/x",
+        f"redis+sentinel://h/main?sentinel_pasword={SECRET}",
+        f"redis+cluster://:{SECRET}@h/1",
+        f"redis+cluster://:{SECRET}@h,",
     ],
 )
 def test_a_bad_redis_url_is_a_config_error_without_its_password(url):
     with pytest.raises(ConfigError) as caught:
         RedisSettings.from_url(url)
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+def test_the_login_at_the_sentinels_is_apart_from_that_at_the_servers():
+    settings = RedisSettings.from_url(f"redis+sentinel://:a@h/main?sentinel_username=guest&sentinel_password={SECRET}")
+    assert (settings.sentinel_username, settings.sentinel_password) == ("guest", SecretStr(SECRET))
+    assert SECRET not in repr(settings)
+
+
+def test_a_password_in_redis_addr_is_refused_and_not_shown(monkeypatch):
+    monkeypatch.setenv("REDIS_ADDR", f"redis+sentinel://:{SECRET}@h:26379/main")
+    with pytest.raises(ConfigError, match="REDIS_ADDR: takes no user or password") as caught:
+        Settings()
     assert SECRET not in "".join(traceback.format_exception(caught.value))

@@ -204,3 +204,18 @@ async def test_publishing_durably_without_a_server_says_that_nothing_was_publish
         with pytest.raises(RedisUnavailableError):
             await hub.publish("a", 1, durable=True)
     await client.close()
+
+
+async def test_a_history_that_ends_before_what_was_seen_is_told(client):
+    """As after a failover to a replica that had not got the last messages."""
+    async with PubSubHub(client) as hub, hub.subscribe("news") as stream:
+        for number in range(3):
+            await hub.publish("news", number, durable=True)
+        *_, last = await take(stream, 3)
+        await client.execute("XDEL", "history:{news}", last.offset)
+        await kill_subscribers(client)
+        told, gap = await take(stream, 2)
+        await hub.publish("news", 3, durable=True)
+        assert isinstance(told, Reconnected)
+        assert gap == Gap(0)
+        assert payloads(await take(stream, 1)) == [3]

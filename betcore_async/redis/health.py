@@ -1,0 +1,82 @@
+"""How the servers are, as they tell it themselves."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from betcore_async.errors import RedisCommandError, RedisError
+from betcore_async.redis.commands import Command
+from betcore_async.redis.failures import command_error
+from betcore_async.redis.transport import Transport
+
+_REPLICA = re.compile(r"ip=(?P<ip>[^,]+),port=(?P<port>\d+),state=(?P<state>\w+)")
+
+
+@dataclass(frozen=True, slots=True)
+class RedisNode:
+    """One server of those that hold the data."""
+
+    address: str
+    role: Literal["master", "replica"]
+    ok: bool
+    """Whether a master answers; whether a replica is connected to its master."""
+
+
+@dataclass(frozen=True, slots=True)
+class RedisHealth:
+    """Whether the server answers, and which one it is."""
+
+    ok: bool
+    address: str
+    latency: float | None = None
+    """Seconds that a PING took."""
+    server: str | None = None
+    """Kind and version, such as `redis 7.2.4` or `valkey 9.1.2`."""
+    role: str | None = None
+    """`master` or `slave`, as the server calls itself."""
+    error: str | None = None
+    """Why it is not ok."""
+    nodes: tuple[RedisNode, ...] = ()
+    """The master and its replicas, where replicas or Sentinels are in use."""
+
+
+async def health_of(transport: Transport) -> RedisHealth:
+    """Ask the server how it is; never raises a RedisError, but tells it."""
+    address = transport.address
+    started = transport.now()
+    try:
+        await _ask(transport, ("PING",))
+        latency = transport.now() - started
+        info = await _info(transport, "server") | await _info(transport, "replication")
+    except RedisCommandError as error:
+        return RedisHealth(ok=False, address=address, latency=transport.now() - started, error=str(error))
+    except RedisError as error:
+        return RedisHealth(ok=False, address=address, error=str(error))
+    kind = "valkey" if "valkey_version" in info else "redis"
+    server = f"{kind} {info.get(f'{kind}_version', 'unknown')}"
+    return RedisHealth(
+        ok=True, address=address, latency=latency, server=server, role=info.get("role"), nodes=_nodes(transport, info)
+    )
+
+
+def _nodes(transport: Transport, info: dict[str, str]) -> tuple[RedisNode, ...]:
+    """Return the master we are connected to, and the replicas it knows."""
+    if info.get("role") != "master":
+        return ()
+    peers = {str(peer) for board in transport.route.boards() for peer in board.peers}
+    found = [match for name, text in info.items() if name.startswith("slave") and (match := _REPLICA.match(text))]
+    replicas = (RedisNode(f"{each['ip']}:{each['port']}", "replica", each["state"] == "online") for each in found)
+    return (*(RedisNode(peer, "master", ok=True) for peer in sorted(peers)), *replicas)
+
+
+async def _info(transport: Transport, section: str) -> dict[str, str]:
+    """Return the `name:value` lines of an INFO reply."""
+    text = (await _ask(transport, ("INFO", section))).decode()
+    return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+
+
+async def _ask(transport: Transport, command: Command) -> bytes:
+    (reply,) = await transport.run([command])
+    if isinstance(reply, Exception):
+        raise command_error(reply, str(command[0])) from reply
+    return reply  # type: ignore[no-any-return]

@@ -1,0 +1,184 @@
+"""Servers that belong together, started by a test: a master with replicas and Sentinels, a cluster.
+
+They run the program of the `embedded` extra, each in a private folder and on a free port of the loopback interface,
+and die with the process that started them.
+"""
+
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from redis_tools import free_port
+
+from betcore_async.errors import RedisUnavailableError
+from betcore_async.redis.embedded import _find_binary, _launcher
+
+START_DEADLINE = 20.0  # seconds for a server to answer, and for servers to find each other, on a busy machine
+
+
+def program() -> Path:
+    """Return the server program: that of the `embedded` extra, else one on PATH; skip the test if there is none."""
+    try:
+        return _find_binary(None)
+    except RedisUnavailableError as error:
+        installed = shutil.which("valkey-server") or shutil.which("redis-server")
+        if installed is None:
+            pytest.skip(f"several servers are needed, and there is no program for them: {error}")
+        return Path(installed)
+
+
+class Server:
+    """One process; `start` it again after a `kill`: it keeps its port and its folder."""
+
+    def __init__(self, folder: Path, *options: str, password: str | None = None) -> None:
+        self.port = free_port()
+        self.sentinel_config: str | None = None
+        """Makes it a Sentinel."""
+        self._folder = folder
+        self._options = options
+        self._password = password
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        command = [*_launcher(sys.platform), str(program())]
+        if self.sentinel_config is not None:
+            path = self._folder / "sentinel.conf"
+            path.write_text(f"port {self.port}\nbind 127.0.0.1\ndir {self._folder}\n{self.sentinel_config}\n")
+            command += [str(path), "--sentinel"]
+        else:
+            command += ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder), *self._options]
+        with (self._folder / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def kill(self) -> None:
+        """Kill it and wait until it is dead."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGKILL)
+            self._process.wait()
+            self._process.stdin.close()
+            self._process = None
+
+    def ask(self, *command: object) -> object:
+        """Run one command on it and return the bare reply."""
+        with redis.Redis(port=self.port, password=self._password, retry=Retry(NoBackoff(), 0), protocol=2) as client:
+            client.response_callbacks.clear()
+            return client.execute_command(*command)
+
+    def eventually(self, condition, *command: object) -> None:
+        """Wait until the reply to a command meets the condition."""
+        deadline = time.monotonic() + START_DEADLINE
+        while True:
+            try:
+                reply = self.ask(*command)
+            except redis.RedisError as error:
+                reply = error
+            else:
+                if condition(reply):
+                    return
+            if time.monotonic() > deadline:
+                said = (self._folder / "server.log").read_text(errors="replace")[-2000:]
+                raise AssertionError(f"{self.address} still answers {command}: {reply!r:.500}; it said: {said}")
+            time.sleep(0.01)
+
+
+@contextmanager
+def servers() -> Iterator[tuple[Path, ExitStack]]:
+    """Yield a folder for servers, removed at the end, and where to note what has to end before."""
+    folder = Path(tempfile.mkdtemp(prefix="betcore-test-servers-"))
+    try:
+        with ExitStack() as stack:
+            yield folder, stack
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Watched:
+    """A master with replicas, and the Sentinels that watch it under the name `bets`."""
+
+    def __init__(self, data: Sequence[Server], sentinels: Sequence[Server]) -> None:
+        self.data = data
+        self.sentinels = sentinels
+
+    @property
+    def url(self) -> str:
+        return f"redis+sentinel://{','.join(each.address for each in self.sentinels)}/bets"
+
+    def master(self) -> Server:
+        """Return the master that the first Sentinel names."""
+        _, port = self.sentinels[0].ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "bets")
+        return next(each for each in self.data if each.port == int(port))
+
+
+@contextmanager
+def watched(
+    *,
+    replicas: int,
+    sentinels: int,
+    down_after: float,
+    password: str | None = None,
+    sentinel_password: str | None = None,
+) -> Iterator[Watched]:
+    """Start servers and Sentinels that know each other already; a master silent for `down_after` s is replaced."""
+    with servers() as (folder, stack):
+        options = ["--save", "", "--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"]
+        if password:
+            options += ["--requirepass", password, "--masterauth", password]
+        master = Server(folder / "0", *options, password=password)
+        follow = ["--replicaof", f"127.0.0.1 {master.port}"]
+        others = [
+            Server(folder / str(number), *options, *follow, password=password) for number in range(1, 1 + replicas)
+        ]
+        guards = [Server(folder / f"s{number}", password=sentinel_password) for number in range(sentinels)]
+        for number, guard in enumerate(guards):
+            guard.sentinel_config = _sentinel_config(number, guards, master, others, int(down_after * 1000))
+            if password:
+                guard.sentinel_config += f"\nsentinel auth-pass bets {password}"
+            if sentinel_password:
+                guard.sentinel_config += f"\nrequirepass {sentinel_password}"
+        for each in (master, *others):
+            stack.callback(each.kill)
+            each.start()
+        for each in others:
+            each.eventually(lambda reply: reply[3] == b"connected", "ROLE")
+        for each in guards:
+            stack.callback(each.kill)
+            each.start()
+        for each in guards:
+            each.eventually(lambda reply: reply == b"PONG", "PING")
+        yield Watched([master, *others], guards)
+
+
+def _sentinel_config(
+    own: int, guards: Sequence[Server], master: Server, replicas: Sequence[Server], down_after: int
+) -> str:
+    lines = [
+        f"sentinel myid {own:040x}",
+        f"sentinel monitor bets 127.0.0.1 {master.port} {len(guards) // 2 + 1}",
+        f"sentinel down-after-milliseconds bets {down_after}",
+        "sentinel failover-timeout bets 2000",
+        # Told, because they would take seconds to find each other.
+        *(f"sentinel known-replica bets 127.0.0.1 {each.port}" for each in replicas),
+        *(
+            f"sentinel known-sentinel bets 127.0.0.1 {each.port} {other:040x}"
+            for other, each in enumerate(guards)
+            if other != own
+        ),
+    ]
+    return "\n".join(lines)
