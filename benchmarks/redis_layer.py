@@ -81,7 +81,7 @@ async def measure_fan_out(contender: Contender, subscribers: int, seconds: float
     count, begun = 0, 0.0
     paced = False
 
-    def heard(payload: bytes) -> None:
+    def heard(payload: bytes | str) -> None:
         nonlocal count, begun
         if not count:  # counted from when the first message was sent
             begun = perf_counter() - (time.monotonic_ns() - int(payload[:20])) / 1e9

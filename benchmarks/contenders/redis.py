@@ -10,8 +10,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
-Heard = Callable[[bytes], None]
-"""Told of every message by each subscriber."""
+Heard = Callable[[bytes | str], None]
+"""Told of every message by each subscriber, as the library has it."""
 
 Point = tuple[str, str, int]
 """Symbol, price, and milliseconds since the epoch."""
@@ -190,7 +190,7 @@ class Broadcaster(Contender):
             async with self.broadcast.subscribe(channel=channel) as events:
                 ready.release()
                 async for event in events:
-                    heard(event.message.encode())
+                    heard(event.message)
 
         await all_ready(start_all(self, subscribers, follow), subscribers)
 

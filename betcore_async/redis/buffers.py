@@ -19,6 +19,13 @@ class Buffer(Protocol):
     lost: int
     """Messages dropped so far."""
 
+    @property
+    def plain(self) -> deque[Event] | None:
+        """The messages that wait, when nothing else waits: whoever is in a hurry may take from its left end.
+
+        None where that is not so. To be asked for again after anything was offered, forced or noted.
+        """
+
     def offer(self, message: Message) -> bool:
         """Keep `message`, or deal with it as the policy says; False when it is neither, for want of room."""
 
@@ -48,31 +55,34 @@ class Queue:
 
     def __init__(self, maxsize: int) -> None:
         self._maxsize = maxsize
-        self._messages = 0
         self._events: deque[Event] = deque()
+        self._notes = 0
+        """Events among them that are no messages. Messages are not counted: taking one is the commonest step."""
         self.lost = 0
 
     @property
+    def plain(self) -> deque[Event] | None:
+        return None if self._notes else self._events
+
+    @property
     def has_room(self) -> bool:
-        return self._messages < self._maxsize
+        return self.pending < self._maxsize
 
     def offer(self, message: Message) -> bool:
-        if self._messages >= self._maxsize:
+        if len(self._events) - self._notes >= self._maxsize:
             return False
         self._events.append(message)
-        self._messages += 1
         return True
 
     def offer_all(self, messages: Sequence[Message]) -> int:
-        if self._messages + len(messages) <= self._maxsize:  # nearly always, and then one step for all
+        count = len(messages)
+        if len(self._events) + count - self._notes <= self._maxsize:  # nearly always, and then one step for all
             self._events.extend(messages)
-            self._messages += len(messages)
-            return len(messages)
+            return count
         return _offer_each(self, messages)
 
     def force(self, messages: Sequence[Message]) -> None:
         self._events.extend(messages)  # not more than the history holds
-        self._messages += len(messages)
 
     def note(self, event: Reconnected | Gap) -> None:
         # Of each kind one at most between two messages: the bound holds when the connection flaps while nobody reads.
@@ -83,19 +93,20 @@ class Queue:
                 self._events[place] = _merged(earlier, event)
                 return
             if isinstance(earlier, Gap) and isinstance(event, Gap):
-                self._events[place] = Gap(earlier.lost + event.lost)
+                self._events[place] = Gap(_sum(earlier.lost, event.lost))
                 return
         self._events.append(event)
+        self._notes += 1
 
     @property
     def pending(self) -> int:
-        return self._messages
+        return len(self._events) - self._notes
 
     def take(self) -> Event | None:
         if not self._events:
             return None
         event = self._events.popleft()
-        self._messages -= isinstance(event, Message)
+        self._notes -= not isinstance(event, Message)
         return event
 
 
@@ -117,10 +128,9 @@ class DropOldest(Queue):
     """A message that finds the buffer full pushes out the oldest one; the Gap stands where that one stood."""
 
     def offer(self, message: Message) -> bool:
-        if self._messages >= self._maxsize:
+        if len(self._events) - self._notes >= self._maxsize:
             self._drop()
         self._events.append(message)
-        self._messages += 1
         return True
 
     def force(self, messages: Sequence[Message]) -> None:
@@ -129,15 +139,17 @@ class DropOldest(Queue):
     def _drop(self) -> None:
         lost, back = 1, None
         while not isinstance(event := self._events.popleft(), Message):
+            self._notes -= 1
             if isinstance(event, Gap):
-                lost += event.lost
+                lost = _sum(lost, event.lost)
             else:
                 back = _merged(back, event)
-        self._messages -= 1
         self.lost += 1
         self._events.appendleft(Gap(lost))
+        self._notes += 1
         if back is not None:
             self._events.appendleft(back)
+            self._notes += 1
 
 
 class Latest:
@@ -152,6 +164,10 @@ class Latest:
         self.lost = 0
 
     @property
+    def plain(self) -> None:
+        return None
+
+    @property
     def has_room(self) -> bool:
         return True
 
@@ -162,7 +178,7 @@ class Latest:
             message = replace(message, skipped=older.skipped + 1)
         elif len(self._newest) >= self._maxsize:
             dropped = self._newest.pop(next(iter(self._newest)))
-            self._gap = (self._gap or 0) + 1 + dropped.skipped
+            self._add_gap(1 + dropped.skipped)
             self.lost += 1 + dropped.skipped
         self._newest[key] = message
         return True
@@ -175,7 +191,7 @@ class Latest:
 
     def note(self, event: Reconnected | Gap) -> None:
         if isinstance(event, Gap):
-            self._gap = (self._gap or 0) + event.lost
+            self._add_gap(event.lost)
         else:
             self._back = _merged(self._back, event)
 
@@ -191,6 +207,9 @@ class Latest:
             gap, self._gap = Gap(self._gap), None
             return gap
         return self._newest.pop(next(iter(self._newest))) if self._newest else None
+
+    def _add_gap(self, lost: int) -> None:
+        self._gap = lost if self._gap is None else _sum(self._gap, lost)
 
 
 def buffer_for(policy: Policy, maxsize: int, key: Key | None) -> Buffer:
@@ -210,6 +229,11 @@ def _offer_each(buffer: Buffer, messages: Sequence[Message]) -> int:
         if not buffer.offer(message):
             return count
     return len(messages)
+
+
+def _sum(lost: int, more: int) -> int:
+    """Return how many are missing in two gaps that become one: 0, nobody knows, where that holds for either."""
+    return lost + more if lost and more else 0
 
 
 def _merged(earlier: Reconnected | None, later: Reconnected) -> Reconnected:

@@ -216,7 +216,8 @@ def _find_binary(given: str | Path | None) -> Path:
         found = shutil.which(given)
         if found is None:
             raise RedisUnavailableError(f"there is no Redis server program {str(given)!r}", address=None)
-        return Path(found).resolve()
+        # Not resolved: Debian's redis-server is a link to a program that goes by the name it is called by.
+        return Path(found).absolute()
     try:
         # Imported here, because the package is there only with the extra. Its own launcher is not used: a server it
         # started outlives a parent that was killed.

@@ -209,7 +209,7 @@ class Feed:
 
     def _end_unsettled(self, error: RedisError) -> None:
         for subscription in self.subscriptions:
-            if not subscription.settled.is_set():
+            if not subscription.settled.done():
                 subscription.end(error)
 
 

@@ -23,6 +23,7 @@ from betcore_async.redis.history import LAST, START, History, Offset, offset_of
 from betcore_async.redis.pipeline import milliseconds
 from betcore_async.redis.subscription import Subscription
 from betcore_async.redis.transport import HasTransport
+from betcore_async.redis.waking import Wakeups
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,9 @@ class PubSubHub:
 
     async def open(self) -> None:
         """Allow subscriptions; the connection is made with the first one."""
-        self._is_open = True
+        if not self._is_open:
+            self._wakeups = Wakeups(asyncio.get_running_loop())
+            self._is_open = True
 
     async def close(self) -> None:
         """End every subscription and the connection; may be called again."""
@@ -130,7 +133,8 @@ class PubSubHub:
         cursors = _cursors(channels, replay_from)
         if not self._is_open:
             raise RedisClosedError("the hub is not open: use it inside `async with PubSubHub(…)`")
-        subscription = Subscription(tuple(dict.fromkeys(channels)), policy, maxsize, key, max_rate)
+        names = tuple(dict.fromkeys(channels))
+        subscription = Subscription(self._wakeups, names, policy, maxsize, key=key, max_rate=max_rate)
         subscription.cursors = cursors
         self._feed.join(subscription)
         try:
@@ -162,10 +166,8 @@ class PubSubHub:
 
     async def _acknowledged(self, subscription: Subscription) -> None:
         timeout = self._client.transport.timeout
-        try:
-            async with asyncio.timeout(timeout):
-                await subscription.settled.wait()
-        except TimeoutError:
+        settled, _ = await asyncio.wait([subscription.settled], timeout=timeout)
+        if not settled:
             if isinstance(self._feed.failure, RedisUnavailableError):
                 raise copy(self._feed.failure) from self._feed.failure
             raise RedisTimeoutError(
@@ -173,7 +175,7 @@ class PubSubHub:
                 f" {', '.join(subscription.channels)} within {timeout:.2f} s",
                 command="SUBSCRIBE",
                 waited=timeout,
-            ) from None
+            )
         if subscription.error is not None:
             raise copy(subscription.error) from subscription.error
         if subscription.ended:

@@ -1,6 +1,7 @@
 """One local subscriber: a bounded buffer with a reader."""
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
 from typing import Self
 
@@ -8,6 +9,7 @@ from betcore_async.errors import BetcoreError, SlowSubscriberError
 from betcore_async.redis.buffers import Key, Policy, buffer_for
 from betcore_async.redis.events import Event, Gap, Message, Reconnected
 from betcore_async.redis.history import Offset, Refill, is_after, offset_of
+from betcore_async.redis.waking import Waiter, Wakeups
 
 _MOST_HELD = 1000
 """Messages that are kept back, at least, while the history is read."""
@@ -20,22 +22,57 @@ class Subscription:
     after the rest, when this subscriber fell too far behind for its policy. A cancelled `anext` loses nothing.
     """
 
+    __slots__ = (
+        "_awaited",
+        "_buffer",
+        "_held",
+        "_held_lost",
+        "_lost_at",
+        "_most_held",
+        "_next_at",
+        "_pause",
+        "_quick",
+        "_room",
+        "_spare",
+        "_waiting",
+        "_wakeups",
+        "channels",
+        "cursors",
+        "ended",
+        "error",
+        "floors",
+        "is_live",
+        "policy",
+        "settled",
+    )
+
     def __init__(
-        self, channels: tuple[str, ...], policy: Policy, maxsize: int, key: Key | None, max_rate: float | None = None
+        self,
+        wakeups: Wakeups,
+        channels: tuple[str, ...],
+        policy: Policy,
+        maxsize: int,
+        *,
+        key: Key | None = None,
+        max_rate: float | None = None,
     ) -> None:
         self.channels = channels
         self.policy = policy
         self._pause = 1 / max_rate if max_rate else 0.0
         self._next_at = 0.0
         self._buffer = buffer_for(policy, maxsize, key)
-        # Plain futures instead of an asyncio.Event: waking thousands of readers is what a fan-out spends its time on.
-        self._readers: list[asyncio.Future[None]] = []
-        self._room = asyncio.Event()
+        self._quick: deque[Event] | None = None
+        """The buffer's messages, while taking the leftmost is all there is to do."""
+        self._wakeups = wakeups
+        self._waiting: list[Waiter] = []
+        self._spare: Waiter | None = None
+        self._room: asyncio.Event | None = None
+        """There while the hub waits for something to be taken."""
         self.ended = False
         self.error: BaseException | None = None
         """What ended the subscription, if it was not the hub's end."""
-        self.settled = asyncio.Event()
-        """Set when all channels are acknowledged for the first time, or the subscription ended before."""
+        self.settled: asyncio.Future[None] = wakeups.loop.create_future()
+        """Done when all channels are acknowledged for the first time, or the subscription ended before."""
         self._awaited = set(channels)
         self._lost_at: float | None = None
         self.is_live = False
@@ -64,18 +101,51 @@ class Subscription:
     async def __anext__(self) -> Event:
         if self._pause:
             # Before anything is taken, so that a cancelled wait loses nothing and what is taken is the newest.
-            await asyncio.sleep(max(0.0, self._next_at - asyncio.get_running_loop().time()))
-        while (event := self._buffer.take()) is None:
+            await asyncio.sleep(max(0.0, self._next_at - self._wakeups.loop.time()))
+        while not self._quick:
+            if (event := self._take()) is not None:
+                return event
             if self.error is not None:
                 raise self.error
             if self.ended:
                 raise StopAsyncIteration
-            reader = asyncio.get_running_loop().create_future()
-            self._readers.append(reader)
-            await reader
-        self._room.set()
-        if self._pause and isinstance(event, Message):
-            self._next_at = asyncio.get_running_loop().time() + self._pause
+            waiter, self._spare = self._spare or Waiter(self._wakeups.loop), None
+            self._waiting.append(waiter)
+            try:
+                await waiter
+            finally:
+                self._spare = waiter
+                if waiter in self._waiting:  # cancelled
+                    self._waiting.remove(waiter)
+        return self._quick.popleft()
+
+    async def batch(self, most: int = 100) -> list[Event]:
+        """Return all events that wait, at least one and at most `most`, in order: for who sends them on together.
+
+        An empty list means the end, where `async for` would stop; what iteration raises is raised here, too. With
+        `max_rate` events come one by one.
+        """
+        try:
+            events = [await anext(self)]
+        except StopAsyncIteration:
+            return []
+        while not self._pause and len(events) < most and (event := self._take()) is not None:
+            events.append(event)
+            if self._quick and len(self._quick) <= most - len(events):
+                events += self._quick
+                self._quick.clear()
+        return events
+
+    def _take(self) -> Event | None:
+        """Take the next event, if there is one, with all that may hang on it."""
+        event = self._buffer.take()
+        if self._pause:
+            if isinstance(event, Message):
+                self._next_at = self._wakeups.loop.time() + self._pause
+        elif self._room is None:
+            self._quick = self._buffer.plain
+        if self._room is not None:
+            self._room.set()
         return event
 
     # What follows is for the hub.
@@ -118,9 +188,8 @@ class Subscription:
             self._buffer.force(self._above_floors(held))
         except Exception as error:  # noqa: BLE001 - the caller's `key` failed: its own iteration shall say so
             self.end(error)
-        self.settled.set()
-        self._room.set()
-        self._wake()
+        self._quick = None
+        self._changed()
 
     def deliver(self, messages: Sequence[Message]) -> Sequence[Message]:
         """Hand over `messages`; return those for which there is no room, when the policy is `block`."""
@@ -132,11 +201,14 @@ class Subscription:
             messages = self._above_floors(messages)
         try:
             accepted = self._buffer.offer_all(messages)
+            if self._quick is not None:
+                self._quick = self._buffer.plain
         except Exception as error:  # noqa: BLE001 - the caller's `key` failed: its own iteration shall say so
             self.end(error)
             return ()
-        if self._readers:
-            self._wake()
+        if self._waiting:
+            self._wakeups.add(self._waiting)
+            self._waiting.clear()
         if accepted == len(messages):
             return ()
         if self.policy == "disconnect":
@@ -146,6 +218,7 @@ class Subscription:
 
     async def wait_for_room(self, limit: float) -> None:
         """Wait until the subscriber takes something; end it when it takes nothing for `limit` seconds."""
+        self._room, self._quick = asyncio.Event(), None
         try:
             async with asyncio.timeout(limit):
                 while not self._has_room() and not self.ended:
@@ -153,6 +226,8 @@ class Subscription:
                     await self._room.wait()
         except TimeoutError:
             self.end(self._too_slow(f"it took nothing for {limit:g} s while its buffer was full"))
+        finally:
+            self._room = None
 
     def _has_room(self) -> bool:
         return self._buffer.has_room if self._held is None else len(self._held) < self._most_held
@@ -186,15 +261,20 @@ class Subscription:
         """Let iteration end, with `error` if there is one, once the buffer is read."""
         if not self.ended:
             self.ended, self.error, self.is_live = True, error, False
-            self._wake()
+            self._changed()
+
+    def _changed(self) -> None:
+        """Have everybody look who waits for this subscription."""
+        if not self.settled.done():
+            self.settled.set_result(None)
+        if self._room is not None:
             self._room.set()
-            self.settled.set()
+        self._wake()
 
     def _wake(self) -> None:
-        for reader in self._readers:
-            if not reader.done():  # cancelled, with the task that waited
-                reader.set_result(None)
-        self._readers.clear()
+        if self._waiting:
+            self._wakeups.add(self._waiting)
+            self._waiting.clear()
 
     def _too_slow(self, why: str) -> BetcoreError:
         return SlowSubscriberError(

@@ -38,6 +38,22 @@ def test_drop_newest_tells_the_gap_where_the_newest_would_stand():
     assert buffer.lost == 2
 
 
+@pytest.mark.parametrize("policy", ["drop_oldest", "drop_newest", "block", "latest"])
+def test_a_gap_of_unknown_length_stays_unknown_when_others_join_it(policy):
+    buffer = buffer_for(policy, 1, lambda message: message.payload)
+    for lost in (2, 0, 3):
+        buffer.note(Gap(lost))
+    assert drain(buffer) == [Gap(0)]
+
+
+def test_what_is_dropped_after_a_gap_of_unknown_length_does_not_make_it_known():
+    buffer = buffer_for("drop_oldest", 1, None)
+    buffer.note(Gap(0))
+    for number in range(2):
+        buffer.offer(message(number))
+    assert numbers(drain(buffer)) == [Gap(0), 1]
+
+
 def test_latest_keeps_the_newest_of_each_key_in_the_order_of_the_keys():
     buffer = buffer_for("latest", 2, None)
     for number, channel in enumerate("abaab"):

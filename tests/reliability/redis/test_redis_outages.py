@@ -316,9 +316,8 @@ async def test_cancelled_callers_never_leave_their_reply_to_another(server, sett
             task.cancel()
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert all(isinstance(result, asyncio.CancelledError | None) for result in results), results
-        stats = client.stats()
-        assert (stats.connections_in_use, stats.waiting) == (0, 0)
-        assert stats.errors == 0
+        await until(lambda: client.stats().connections_in_use == 0)  # replies to the last that gave up still come
+        assert client.stats().waiting == client.stats().errors == 0
 
         async def has_let_go():
             info = (await client.execute("INFO", "clients")).decode()
