@@ -164,24 +164,23 @@ class GroupCommit:
         return result
 
     def _run(self, line: Line, head: Job, result: GroupResult) -> None:
-        durability, alone = head.durability, head.alone
         try:
-            self.begin(durability)
+            self.begin(head.durability)
         except sqlite3.Error as error:
             if not is_busy(error):
                 result.running = line.take_job()
                 raise
             result.busy = error
             return
-        self._members(line, result, lambda job: job.durability is durability and job.alone is alone)
+        self._members(line, result, head)
         self._end(result)
 
-    def _members(self, line: Line, result: GroupResult, fits: Callable[[Job], bool]) -> None:
+    def _members(self, line: Line, result: GroupResult, head: Job) -> None:
         self._now = monotonic()
         ends = self._now + self._settings.group_max_time.total_seconds()
         member = self._careful_member if self._careful else self._quick_member
         self._careful = max(self._careful - 1, 0)
-        while (job := line.take_job(fits)) is not None:
+        while (job := line.take_job(head)) is not None:
             result.running = job
             member(job, result)
             result.running = None
@@ -242,11 +241,11 @@ class GroupCommit:
                 self.rollback()
             elif not self._raw.in_transaction:
                 self._split(result)
-            elif not result.succeeded():
+            elif (succeeded := len(result.succeeded())) == 0:
                 self.rollback()
             else:
                 self.commit()
-                result.committed = len(result.succeeded())
+                result.committed = succeeded
         except CommitOutcomeUnknownError as error:
             result.broken = error
             result.done = [(job, None, own or error) for job, _, own in result.done]

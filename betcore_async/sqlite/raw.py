@@ -10,6 +10,8 @@ from betcore_async.errors import DatabaseError
 
 C = TypeVar("C", bound=sqlite3.Cursor)
 
+_execute = sqlite3.Connection.execute
+
 TIDY_AFTER = 256
 """Statements after which the list of cursors is rid of those that are gone, so that it stays short."""
 
@@ -70,9 +72,10 @@ class RawConnection(sqlite3.Connection):
         # On the path of every statement: `check` and `_know` are written out.
         if self.stopped is not None or (self.held and not self.in_transaction):
             self.check()
-        cursor = super().execute(sql, parameters)
-        self._opened.append(ref(cursor))
-        if len(self._opened) >= self._tidy_at:
+        cursor = _execute(self, sql, parameters)
+        opened = self._opened
+        opened.append(ref(cursor))
+        if len(opened) >= self._tidy_at:
             self._tidy()
         return cursor
 

@@ -139,13 +139,16 @@ class Line:
     def _take(self, state: State) -> None:
         self._items.popleft().state = state
 
-    def take_job(self, fits: Callable[[Job], bool] | None = None) -> Job | None:
-        """Take the head if it is a job (that `fits`); a turn at the head stays and keeps its place."""
+    def take_job(self, like: Job | None = None) -> Job | None:
+        """Take the head if it is a job (that may share a commit with `like`); a turn at the head keeps its place."""
         with self._lock:
             head = self._head()
-            if not isinstance(head, Job) or (fits is not None and not fits(head)):
+            if not isinstance(head, Job):
                 return None
-            self._take(State.STARTED)
+            if like is not None and not (head.durability is like.durability and head.alone is like.alone):
+                return None
+            head.state = _STARTED
+            self._items.popleft()
             return head
 
     def take_jobs(self, most: int) -> list[Job]:

@@ -174,7 +174,12 @@ class Writer:
         if result.busy is None:
             self._busy_since, self._busy_attempts = None, 0
         for job, value, error in result.done:
-            settle(job, value, self._closed() if self._shut and is_interrupt(error) else error)
+            if error is not None:
+                settle(job, error=self._closed() if self._shut and is_interrupt(error) else error)
+            else:  # on the path of every write: `settle` is written out
+                job.answered = True
+                if not job.future.done():
+                    job.future.set_result(value)
 
     def _stopped(self, result: GroupResult | None) -> None:
         if result is not None:

@@ -26,18 +26,14 @@ def _cancelled() -> "asyncio.Future[None]":
     return future
 
 
-def anything(_: Job) -> bool:
-    return True
-
-
 def test_a_started_job_cannot_be_abandoned_and_an_abandoned_one_cannot_start():
     line, first, second = Line(10), job(), job()
     line.append(first)
     line.append(second)
-    assert line.take_job(anything) is first
+    assert line.take_job() is first
     assert not line.abandon(first)
     assert line.abandon(second)
-    assert line.take_job(anything) is None
+    assert line.take_job() is None
     assert len(line) == 0
 
 
@@ -45,10 +41,10 @@ def test_a_turn_at_the_head_holds_the_jobs_behind_it_back():
     line, turn, behind = Line(10), Turn(LOOP.create_future()), job()
     line.append(turn)
     line.append(behind)
-    assert line.take_job(anything) is None
+    assert line.take_job() is None
     assert line.take_turn() is turn
     assert line.take_turn() is None
-    assert line.take_job(anything) is behind
+    assert line.take_job() is behind
 
 
 def test_a_full_line_has_room_again_when_somebody_leaves_from_its_middle():
@@ -124,7 +120,7 @@ class LineMachine(RuleBasedStateMachine):
     @rule()
     def take_job(self):
         expected = self.model.pop(0) if self.model and isinstance(self.model[0], Job) else None
-        assert self.line.take_job(anything) is expected
+        assert self.line.take_job() is expected
         if expected is not None:
             self.started.append(expected)
 
