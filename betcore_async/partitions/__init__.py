@@ -1,9 +1,10 @@
 """Weekly files: which there are, how the live one moves on, and queries over all of them."""
 
-from betcore_async.partitions.bets import BetTotals, Cursor
+from betcore_async.partitions.bets import Cursor
 from betcore_async.partitions.info import BetPage, PartitionInfo, RotationReport
 from betcore_async.partitions.manager import PartitionManager
 from betcore_async.partitions.meta import PartitionState
+from betcore_async.partitions.totals import BetTotals
 from betcore_async.partitions.week import Week
 
 __all__ = [

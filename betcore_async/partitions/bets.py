@@ -6,14 +6,12 @@ completed from the newest file that has a copy.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
 
 from betcore_async.models import OPEN_STATUSES, Bet, BetStatus
 from betcore_async.partitions.catalog import Partition
-from betcore_async.partitions.plan import Catalog, Span, holders, known_missing, missing_error, plan
-from betcore_async.partitions.scanner import Scanner
-from betcore_async.partitions.week import Week
+from betcore_async.partitions.plan import Span
+from betcore_async.partitions.weeks import Weeks
 
 Record = tuple[object, ...]
 """A row of bets in the order of `Bet.COLUMNS`."""
@@ -24,7 +22,7 @@ _SCAN_CHUNK = 1000
 
 _PAGE = """
 SELECT {columns}
-FROM {schema}.bets
+FROM bets
 WHERE user_id = :user_id
   AND placed_at >= :start AND placed_at < :end
   AND (:after_id IS NULL OR (placed_at, id) {beyond} (:after_at, :after_id))
@@ -33,28 +31,7 @@ ORDER BY placed_at {order}, id {order}
 LIMIT :limit
 """
 
-_BY_ID = "SELECT {columns} FROM {schema}.bets WHERE id IN ({marks})"
-
-# Sums of amounts near 2^63 would overflow: their upper and lower halves are added up apart.
-_TOTALS = """
-SELECT
-    count(*),
-    coalesce(sum(amount >> 32), 0), coalesce(sum(amount & 4294967295), 0),
-    coalesce(sum(payout_amount >> 32), 0), coalesce(sum(payout_amount & 4294967295), 0)
-FROM {schema}.bets
-WHERE placed_at >= :start AND placed_at < :end
-  {of_user}
-  AND (:status IS NULL OR status = :status)
-  AND NOT (:has_successor AND status IN ('pending', 'confirmed'))
-"""
-
-_LEFT_OPEN = """
-SELECT id
-FROM {schema}.bets
-WHERE placed_at >= :start AND placed_at < :end
-  {of_user}
-  AND status IN ('pending', 'confirmed')
-"""
+_BY_ID = "SELECT {columns} FROM bets WHERE id IN ({marks})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,47 +57,6 @@ class BetQuery:
     cursor: Cursor | None
 
 
-@dataclass(frozen=True, slots=True)
-class BetTotals:
-    """How many bets there are, and what they come to in minor units."""
-
-    count: int
-    amount: int
-    payout: int
-    missing_weeks: tuple[Week, ...] = ()
-    """Weeks that could not be read (only with `allow_partial=True`)."""
-
-
-@dataclass(slots=True)
-class Weeks:
-    """The weekly files from which one question is answered."""
-
-    scanner: Scanner
-    catalog: Catalog
-    allow_partial: bool
-    missing: set[Week] = field(default_factory=set)
-    """What was done without."""
-
-    def spans(self, start: datetime, end: datetime) -> tuple[Span, ...]:
-        """Return what [start, end) reaches, oldest first. Raises PartitionMissingError unless `allow_partial`."""
-        reach = plan(self.catalog, start, end, allow_partial=self.allow_partial)
-        self.missing.update(reach.missing)
-        return reach.spans
-
-    def after(self, home: Week) -> Iterator[Partition]:
-        """Yield the files after a week, oldest first. Raises at the first gap between them unless `allow_partial`."""
-        gaps = [week for week in known_missing(self.catalog) if week > home]
-        for holder in holders(self.catalog, home):
-            before = [week for week in gaps if week < holder.week]
-            if before and not self.allow_partial:
-                raise missing_error(self.catalog, tuple(before))
-            self.missing.update(before)
-            yield holder
-
-    def attach(self, partition: Partition) -> str:
-        return self.scanner.attach(partition.week, partition.path)
-
-
 def page(weeks: Weeks, spans: Sequence[Span], query: BetQuery) -> list[Record]:
     """Return the bets a query asks for, in its order; stops reading as soon as its limit is reached."""
     found: list[Record] = []
@@ -143,10 +79,8 @@ def _of_week(weeks: Weeks, span: Span, query: BetQuery) -> Iterator[Record]:
             )
         if start >= end:
             return
-        # Attached for each chunk: completing the one before may have pushed the week out.
         sql = _PAGE.format(
             columns=Bet.COLUMNS,
-            schema=weeks.attach(span.partition),
             beyond="<" if query.newest_first else ">",
             order="DESC" if query.newest_first else "ASC",
             or_open="OR status IN ('pending', 'confirmed')" if carried else "",
@@ -160,7 +94,8 @@ def _of_week(weeks: Weeks, span: Span, query: BetQuery) -> Iterator[Record]:
             "status": query.status,
             "limit": chunk,
         }
-        records = weeks.scanner.link.raw.execute(sql, values).fetchall()
+        # Asked for again with each chunk: completing the one before may have closed the week.
+        records = weeks.raw(span.partition).execute(sql, values).fetchall()
         completed = complete(weeks, span.partition, records)
         yield from (record for record in completed if query.status is None or record[_STATUS] == query.status)
         if len(records) < chunk:
@@ -186,35 +121,9 @@ def complete(weeks: Weeks, home: Partition, records: Sequence[Record]) -> list[R
 
 def by_id(weeks: Weeks, partition: Partition, ids: Sequence[str]) -> list[Record]:
     """Return the rows one file has of the bets with these ids."""
-    schema = weeks.attach(partition)
     found: list[Record] = []
     for start in range(0, len(ids), _LOOKUP_CHUNK):
         some = ids[start : start + _LOOKUP_CHUNK]
-        sql = _BY_ID.format(columns=Bet.COLUMNS, schema=schema, marks=", ".join("?" * len(some)))
-        found += weeks.scanner.link.raw.execute(sql, some).fetchall()
+        sql = _BY_ID.format(columns=Bet.COLUMNS, marks=", ".join("?" * len(some)))
+        found += weeks.raw(partition).execute(sql, some).fetchall()
     return found
-
-
-def totals(weeks: Weeks, spans: Sequence[Span], user_id: str | None, status: BetStatus | None) -> BetTotals:
-    """Return count and sums over the spans, each bet with its latest outcome."""
-    parts = [_totals_of(weeks, span, user_id, status) for span in spans]
-    count, amount, payout = (sum(column) for column in zip((0, 0, 0), *parts, strict=True))
-    return BetTotals(count, amount, payout, tuple(sorted(weeks.missing)))
-
-
-def _totals_of(weeks: Weeks, span: Span, user_id: str | None, status: BetStatus | None) -> tuple[int, int, int]:
-    raw, schema = weeks.scanner.link.raw, weeks.attach(span.partition)
-    carried = span.partition.successor is not None
-    values = {"start": span.start, "end": span.end, "user_id": user_id, "status": status, "has_successor": carried}
-    # `:user_id IS NULL OR …` in the SQL would keep SQLite from using the index of the user's bets.
-    where = {"schema": schema, "of_user": "AND user_id = :user_id" if user_id is not None else ""}
-    count, *halves = raw.execute(_TOTALS.format(**where), values).fetchone()
-    amount, payout = ((high << 32) + low for high, low in (halves[:2], halves[2:]))
-    if carried:
-        ids = [row[0] for row in raw.execute(_LEFT_OPEN.format(**where), values)]
-        left = complete(weeks, span.partition, by_id(weeks, span.partition, ids))
-        chosen = Bet.from_rows(record for record in left if status is None or record[_STATUS] == status)
-        count += len(chosen)
-        amount += sum(bet.amount for bet in chosen)
-        payout += sum(bet.payout_amount or 0 for bet in chosen)
-    return count, amount, payout

@@ -30,14 +30,17 @@ class Family:
         self._stem, self._suffix = path.stem, path.suffix
         name = re.escape(self._stem) + r"-(\d{4}-W\d{2})" + re.escape(self._suffix)
         self._weekly = re.compile(name, re.ASCII)
-        self._staging = re.compile(name + r"\.[0-9a-f]{8}\.staging(-wal|-shm|-journal)?", re.ASCII)
+        self.figures = path.with_name(f"{path.name}.figures")
+        """What each sealed week comes to, kept from run to run; it may be deleted at any time."""
+        staging = r"\.[0-9a-f]{8}\.staging(-wal|-shm|-journal)?"
+        self._staging = re.compile(f"({name}|{re.escape(self.figures.name)}){staging}", re.ASCII)
 
     def path_of(self, week: Week) -> Path:
         return self.folder / f"{self._stem}-{week}{self._suffix}"
 
     def new_staging(self, week: Week) -> Path:
         """Return a fresh name beside the week's file, under which its successor-to-be is built."""
-        return self.folder / f"{self.path_of(week).name}.{secrets.token_hex(4)}.staging"
+        return staging_of(self.path_of(week))
 
     def weekly_files(self) -> dict[Week, Path]:
         """Return whatever bears the name of a week of this family, oldest first."""
@@ -94,6 +97,11 @@ class Family:
                 yield True
         finally:
             os.close(descriptor)
+
+
+def staging_of(path: Path) -> Path:
+    """Return a fresh name beside a file, under which what takes its place is written. A start removes left-overs."""
+    return path.with_name(f"{path.name}.{secrets.token_hex(4)}.staging")
 
 
 def publish(staging: Path, final: Path) -> None:

@@ -17,16 +17,20 @@ from betcore_async.errors import (
 )
 from betcore_async.models import Bet, BetStatus
 from betcore_async.partitions import bets, views
-from betcore_async.partitions.bets import BetQuery, BetTotals, Cursor, Weeks
+from betcore_async.partitions.bets import BetQuery, Cursor
 from betcore_async.partitions.catalog import Discovery, Partition, discover, inspect
+from betcore_async.partitions.figure_cache import FigureCache
 from betcore_async.partitions.files import Family
+from betcore_async.partitions.handles import StaleCatalogError
 from betcore_async.partitions.info import BetPage, PartitionInfo, describe
 from betcore_async.partitions.meta import PartitionState
 from betcore_async.partitions.migrating import at_version, move_each
 from betcore_async.partitions.plan import Catalog
 from betcore_async.partitions.rotation import make_whole
-from betcore_async.partitions.scanner import Scanner, Scanners, StaleCatalogError
+from betcore_async.partitions.scanner import Scanner, Scanners
+from betcore_async.partitions.totals import BetTotals, TotalsQuery, totals
 from betcore_async.partitions.week import Week
+from betcore_async.partitions.weeks import Weeks
 from betcore_async.sqlite.connection import Link
 from betcore_async.sqlite.migrations import Migrator
 from betcore_async.sqlite.retry import retry_busy
@@ -35,7 +39,7 @@ from betcore_async.sqlite.transaction import Parameters
 
 T = TypeVar("T")
 
-_STATE = "SELECT state FROM {schema}.partition_meta WHERE id = 1"
+_STATE = "SELECT state FROM partition_meta WHERE id = 1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,7 @@ class PartitionRouter:
         self._catalog: Catalog = {}
         self._elsewhere: dict[Week, Partition] = {}  # attached from outside the folder
         self._detached: dict[Week, Path | None] = {}  # with the file, where it is one of the folder
+        self._figures = FigureCache(self._family.figures)
         self._reading: Reading | None = None
 
     @property
@@ -160,11 +165,10 @@ class PartitionRouter:
         def checked(scanner: Scanner) -> T:
             # Looked at here and not before the call stood in line: a week may have been detached meanwhile.
             catalog = self._catalog
-            for entry in catalog.values():
-                if entry.state is PartitionState.LIVE:
-                    schema = scanner.attach(entry.week, entry.path)
-                    if scanner.link.raw.execute(_STATE.format(schema=schema)).fetchone()[0] != PartitionState.LIVE:
-                        raise StaleCatalogError  # a rotation, here or in another process, moved on
+            for live in (entry for entry in catalog.values() if entry.state is PartitionState.LIVE):
+                # With this the question's snapshot of the live week is taken.
+                if scanner.handle(live).raw.execute(_STATE).fetchone()[0] != PartitionState.LIVE:
+                    raise StaleCatalogError  # a rotation, here or in another process, moved on
             return function(scanner, catalog)
 
         while True:
@@ -172,6 +176,17 @@ class PartitionRouter:
                 return await self._opened().scanners.run(checked)
             except StaleCatalogError:
                 await self._refresh()
+
+    async def _ask(self, answer: Callable[[Weeks], T], *, allow_partial: bool) -> T:
+        """Return `answer(weeks)`, in one hop and one snapshot of the live week."""
+
+        def asked(scanner: Scanner, catalog: Catalog) -> T:
+            try:
+                return answer(Weeks(scanner, catalog, self._figures, allow_partial=allow_partial))
+            finally:
+                self._figures.save()
+
+        return await self.scan(asked)
 
     async def query_bets(
         self,
@@ -194,11 +209,10 @@ class PartitionRouter:
             raise ModelError(f"limit must be at least 1; got {limit}", field="limit")
         query = BetQuery(user_id, status and BetStatus(status), newest_first, limit, cursor)
 
-        def answer(scanner: Scanner, catalog: Catalog) -> tuple[list[bets.Record], set[Week]]:
-            weeks = Weeks(scanner, catalog, allow_partial)
+        def answer(weeks: Weeks) -> tuple[list[bets.Record], set[Week]]:
             return bets.page(weeks, weeks.spans(start, end), query), weeks.missing
 
-        records, missing = await self.scan(answer)
+        records, missing = await self._ask(answer, allow_partial=allow_partial)
         found = Bet.from_rows(records)
         more = records[-1] if limit is not None and len(records) == limit else None
         return BetPage(found, bets.cursor_after(more) if more else None, tuple(sorted(missing)))
@@ -226,12 +240,8 @@ class PartitionRouter:
         allow_partial: bool = False,
     ) -> BetTotals:
         """Return count, staked amount and payouts of the bets placed in [start, end), of one user or of all."""
-
-        def answer(scanner: Scanner, catalog: Catalog) -> BetTotals:
-            weeks = Weeks(scanner, catalog, allow_partial)
-            return bets.totals(weeks, weeks.spans(start, end), user_id, status and BetStatus(status))
-
-        return await self.scan(answer)
+        query = TotalsQuery(user_id, status and BetStatus(status))
+        return await self._ask(lambda weeks: totals(weeks, weeks.spans(start, end), query), allow_partial=allow_partial)
 
     async def query(
         self, sql: str, parameters: Parameters = (), *, start: datetime, end: datetime, allow_partial: bool = False
@@ -241,9 +251,6 @@ class PartitionRouter:
         Times in it are microseconds since the epoch. It can read and nothing else; anything else is a PartitionError,
         and so is a range that reaches more than ten files: its own weeks, and those after them up to the live one.
         """
-
-        def answer(scanner: Scanner, catalog: Catalog) -> list[Row]:
-            weeks = Weeks(scanner, catalog, allow_partial)
-            return views.run(weeks, weeks.spans(start, end), sql, parameters)
-
-        return await self.scan(answer)
+        return await self._ask(
+            lambda weeks: views.run(weeks, weeks.spans(start, end), sql, parameters), allow_partial=allow_partial
+        )

@@ -1,6 +1,7 @@
-"""Threads that read weekly files: each an in-memory database to which weeks are attached read-only, as needed.
+"""Threads that read weekly files, read-only: each with many files open beside one another, and with up to ten attached.
 
-SQLite attaches at most ten files to a connection, so each scanner keeps the ten it used last.
+What reaches over several files in one statement needs them attached to one connection, and SQLite attaches no more than
+ten; everything else goes file by file.
 """
 
 import asyncio
@@ -10,17 +11,18 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 from urllib.parse import quote
 
 from betcore_async.errors import BetcoreError, PartitionDamagedError, PoolClosedError
-from betcore_async.partitions.catalog import ask
+from betcore_async.partitions.catalog import Partition
+from betcore_async.partitions.handles import Handle, HandlesConnection, StaleCatalogError, reaching
 from betcore_async.partitions.week import Week
 from betcore_async.sqlite.connection import Link, connect_memory
 from betcore_async.sqlite.failures import is_broken, is_interrupt
 from betcore_async.sqlite.migration_history import insist
 from betcore_async.sqlite.pool import CLOSE_TIMEOUT
-from betcore_async.sqlite.retry import is_busy, retry_busy
+from betcore_async.sqlite.retry import retry_busy
 
 T = TypeVar("T")
 
@@ -28,15 +30,12 @@ ATTACH_LIMIT = 10
 """SQLITE_MAX_ATTACHED of every stock build."""
 
 
-class StaleCatalogError(Exception):
-    """The files are not any more what the catalog says: read it anew and ask again."""
-
-
 class Scanner:
-    """One connection with weeks attached; used by one caller at a time, on its thread."""
+    """Weekly files on one thread; used by one caller at a time."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, hub: HandlesConnection) -> None:
         self.link = link
+        self._hub = hub
         self.lock = asyncio.Lock()
         self._attached: OrderedDict[Week, Path] = OrderedDict()
 
@@ -49,33 +48,27 @@ class Scanner:
         self.detach(week)
         while len(self._attached) >= ATTACH_LIMIT:
             self.detach(next(iter(self._attached)))
-        try:
-            self._attach(schema, path)
-        except sqlite3.DatabaseError as error:
-            if is_busy(error) or is_interrupt(error):
-                raise
-            if not path.exists():
-                raise StaleCatalogError from error
-            raise PartitionDamagedError(
-                f"{path} cannot be read: {error}", week=week, path=path, reason=str(error)
-            ) from error
+        # An absolute path, and mode=ro: a plain name would be created when missing.
+        statement, uri = f"ATTACH DATABASE ? AS {schema}", f"file:{quote(str(path.absolute()))}?mode=ro"
+        reaching(week, path, lambda: self.link.raw.execute(statement, (uri,)))
         self._attached[week] = path
         self.link.raw.execute(f"PRAGMA {schema}.cache_size = -256")  # it would be 2 MB for each, to no use
         return schema
 
-    def _attach(self, schema: str, path: Path) -> None:
-        # An absolute path, and mode=ro: a plain name would be created when missing.
-        statement, uri = f"ATTACH DATABASE ? AS {schema}", f"file:{quote(str(path.absolute()))}?mode=ro"
-        try:
-            self.link.raw.execute(statement, (uri,))
-        except sqlite3.OperationalError as error:
-            if is_busy(error) or is_interrupt(error) or not path.exists():
-                raise
-            ask(path, lambda raw: raw.execute("SELECT count(*) FROM sqlite_schema").fetchone())  # repairs what it can
-            self.link.raw.execute(statement, (uri,))
+    def handle(self, entry: Partition) -> Handle:
+        """Return a week's file, open for reading, in a snapshot that lasts until the question is answered."""
+        return self._hub.handle(entry.week, entry.path)
+
+    def let_go(self, week: Week) -> None:
+        """Close the week's file where `handle` opened it; the next `handle` opens it anew."""
+        self._hub.let_go(week)
+
+    def end_question(self) -> None:
+        self._hub.end_question()
 
     def detach(self, week: Week) -> None:
         """Let go of a week's file, so that it may be moved or finalized."""
+        self.let_go(week)
         if week in self._attached:
             self.link.raw.execute(f"DETACH DATABASE {_schema(week)}")
             del self._attached[week]
@@ -112,11 +105,11 @@ class Scanners:
                 return await scanner.link.run(lambda raw: _call(function, scanner, raw))
 
     async def _open(self) -> Scanner:
-        link = await connect_memory()
+        link = await connect_memory(HandlesConnection)
         if self._closed:
             await link.close()
             raise PoolClosedError("the partitions were closed")
-        self._scanners.append(Scanner(link))
+        self._scanners.append(Scanner(link, cast("HandlesConnection", link.raw)))
         return self._scanners[-1]
 
     @contextlib.asynccontextmanager
@@ -161,6 +154,7 @@ def _call(function: Callable[[Scanner], T], scanner: Scanner, raw: sqlite3.Conne
     try:
         return function(scanner)
     finally:
+        scanner.end_question()
         if raw.in_transaction:  # it would see the files as they are now for ever
             insist(raw, "ROLLBACK")
 

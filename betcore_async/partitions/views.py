@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 
 from betcore_async.errors import PartitionError
 from betcore_async.models import Bet, User
-from betcore_async.partitions.bets import Weeks
-from betcore_async.partitions.plan import Span, readable
+from betcore_async.partitions.plan import Span
 from betcore_async.partitions.scanner import ATTACH_LIMIT, deny_all_but_reading
 from betcore_async.partitions.week import Week
+from betcore_async.partitions.weeks import Weeks
 from betcore_async.sqlite.migration_history import insist
 from betcore_async.sqlite.retry import error_code
 from betcore_async.sqlite.rows import Row
@@ -28,7 +28,7 @@ def run(weeks: Weeks, spans: Sequence[Span], sql: str, parameters: Parameters) -
 
     Raises PartitionError when the spans, and the weeks after them that may hold outcomes, are more than ten files.
     """
-    spans = spans or [Span(readable(weeks.catalog)[-1], 0, 0)]  # no week, no rows; but a count of them is 0
+    spans = spans or [Span(weeks.newest, 0, 0)]  # no week, no rows; but a count of them is 0
     reached = [*(span.partition for span in spans), *weeks.after(spans[-1].partition.week)]
     if len(reached) > ATTACH_LIMIT:
         raise PartitionError(
@@ -36,7 +36,7 @@ def run(weeks: Weeks, spans: Sequence[Span], sql: str, parameters: Parameters) -
             "narrow it, or use query_bets, count_bets and sum_bets, which have no such limit",
             weeks=tuple(partition.week for partition in reached),
         )
-    schemas = {partition.week: weeks.attach(partition) for partition in reached}
+    schemas = {partition.week: weeks.scanner.attach(partition.week, partition.path) for partition in reached}
     raw = weeks.scanner.link.raw
     try:
         for name, body in _bodies(schemas, spans).items():

@@ -223,11 +223,13 @@ async def connect(
         raise DatabaseError(f"cannot open {file}: {error}", path=file) from error
 
 
-async def connect_memory() -> Link:
+async def connect_memory(factory: type[sqlite3.Connection] = sqlite3.Connection) -> Link:
     """Open an empty in-memory database: a thread with a connection to which files can be attached read-only."""
 
     def connector() -> sqlite3.Connection:
-        raw = sqlite3.connect("file::memory:", uri=True, timeout=0, isolation_level=None, check_same_thread=False)
+        raw = sqlite3.connect(
+            "file::memory:", uri=True, timeout=0, isolation_level=None, check_same_thread=False, factory=factory
+        )
         for name, value in COMMON_PRAGMAS:
             raw.execute(f"PRAGMA {name} = {value}")
         raw.row_factory = Row

@@ -1,0 +1,103 @@
+"""What the bets of one weekly file come to, by the week in which they were placed and by status. Synchronous.
+
+A sealed file never changes, so it is counted once. What may still change is what becomes of bets that were open when it
+was sealed; that is in the files after it, under the week in which the bet was placed. So what a week comes to is the
+sum, over its own file and those after it, of what was decided there, and of what is open in the last one.
+"""
+
+import sqlite3
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+_WEEK = 604_800_000_000
+_MONDAY = 345_600_000_000 - 100_000 * _WEEK
+"""Start of a week long before all others, so that no remainder is negative."""
+
+_HOME = f"placed_at - (placed_at - ({_MONDAY})) % {_WEEK}"
+
+# Sums of amounts near 2^63 would overflow: their upper and lower halves are added up apart.
+SUMS = (
+    "count(*), coalesce(sum(amount >> 32), 0), coalesce(sum(amount & 4294967295), 0), "
+    "coalesce(sum(payout_amount >> 32), 0), coalesce(sum(payout_amount & 4294967295), 0)"
+)
+
+_BY_HOME = f"SELECT {_HOME} AS home, status, {SUMS} FROM bets GROUP BY home, status"
+
+_CARRIED_BY_HOME = f"""
+SELECT {_HOME} AS home, status, {SUMS}
+FROM bets
+WHERE rowid <= ? AND placed_at < (SELECT starts_at FROM partition_meta)
+GROUP BY home, status
+"""
+
+_LAST_CARRIED = """
+SELECT coalesce(max(rowid), 0)
+FROM bets
+WHERE placed_at < (SELECT starts_at FROM partition_meta)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """How many bets, and what they come to in minor units."""
+
+    count: int = 0
+    amount: int = 0
+    payout: int = 0
+
+    def __add__(self, other: "Sums") -> "Sums":
+        return Sums(self.count + other.count, self.amount + other.amount, self.payout + other.payout)
+
+    @classmethod
+    def from_row(cls, row: tuple[int, ...]) -> "Sums":
+        """Return what a row of `SUMS` says."""
+        count, amount_high, amount_low, payout_high, payout_low = row
+        return cls(count, (amount_high << 32) + amount_low, (payout_high << 32) + payout_low)
+
+
+ByStatus = Mapping[str, Sums]
+NOTHING = Sums()
+
+
+def add_up(by_status: ByStatus, statuses: Iterable[str]) -> Sums:
+    total = NOTHING
+    for status in statuses:
+        if found := by_status.get(status):
+            total += found
+    return total
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What the bets in one file come to."""
+
+    by_home: Mapping[int, ByStatus]
+    """By start of the week in which they were placed (microseconds since the epoch)."""
+    last_carried: int
+    """Up to this rowid lie the bets that were carried over from the weeks before: they were there first."""
+
+    def of_week(self, starts_at: int) -> ByStatus:
+        return self.by_home.get(starts_at, {})
+
+
+def count(raw: sqlite3.Connection) -> Figures:
+    """Count all bets of a file: one look at every row."""
+    return Figures(_grouped(raw.execute(_BY_HOME)), last_carried(raw))
+
+
+def last_carried(raw: sqlite3.Connection) -> int:
+    """Return the last rowid of a bet that was carried over; 0 for none. Looks at every row."""
+    last: int = raw.execute(_LAST_CARRIED).fetchone()[0]
+    return last
+
+
+def count_carried(raw: sqlite3.Connection, last: int) -> Figures:
+    """Count the bets of a file that were carried over, all of which lie up to the rowid `last`."""
+    return Figures(_grouped(raw.execute(_CARRIED_BY_HOME, (last,))), last)
+
+
+def _grouped(rows: Iterable[tuple[int, ...]]) -> dict[int, dict[str, Sums]]:
+    by_home: dict[int, dict[str, Sums]] = {}
+    for home, status, *sums in rows:
+        by_home.setdefault(home, {})[str(status)] = Sums.from_row(tuple(sums))
+    return by_home

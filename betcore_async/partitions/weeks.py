@@ -1,0 +1,86 @@
+"""The weekly files from which one question is answered. Synchronous: used on a scanner's thread, in one hop."""
+
+import sqlite3
+from collections.abc import Iterator
+from datetime import datetime
+
+from betcore_async.partitions import figures
+from betcore_async.partitions.catalog import Partition
+from betcore_async.partitions.figure_cache import FigureCache
+from betcore_async.partitions.figures import Figures
+from betcore_async.partitions.handles import identify
+from betcore_async.partitions.meta import PartitionState
+from betcore_async.partitions.plan import Catalog, Span, known_missing, missing_error, plan, readable
+from betcore_async.partitions.scanner import Scanner
+from betcore_async.partitions.week import Week
+
+
+class Weeks:
+    """What a question may look at, and what it had to do without."""
+
+    def __init__(self, scanner: Scanner, catalog: Catalog, cache: FigureCache, *, allow_partial: bool) -> None:
+        self.scanner = scanner
+        self.catalog = catalog
+        self.missing: set[Week] = set()
+        """What was done without."""
+        self._allow_partial = allow_partial
+        self._cache = cache
+        self._entries = readable(catalog)
+        self._gaps = known_missing(catalog)
+        self._figures: dict[Week, Figures] = {}
+
+    @property
+    def newest(self) -> Partition:
+        return self._entries[-1]
+
+    def spans(self, start: datetime, end: datetime) -> tuple[Span, ...]:
+        """Return what [start, end) reaches, oldest first. Raises PartitionMissingError unless `allow_partial`."""
+        reach = plan(self.catalog, start, end, allow_partial=self._allow_partial)
+        self.missing.update(reach.missing)
+        return reach.spans
+
+    def after(self, home: Week) -> Iterator[Partition]:
+        """Yield the files after a week, oldest first. Raises at the first gap between them unless `allow_partial`."""
+        gaps = [week for week in self._gaps if week > home]
+        for holder in self._entries:
+            if holder.week <= home:
+                continue
+            while gaps and gaps[0] < holder.week:
+                if not self._allow_partial:
+                    raise missing_error(self.catalog, tuple(week for week in gaps if week < holder.week))
+                self.missing.add(gaps.pop(0))
+            yield holder
+
+    def raw(self, partition: Partition) -> sqlite3.Connection:
+        """Return a connection to a file, good until another one is asked for."""
+        return self.scanner.handle(partition).raw
+
+    # What a file comes to
+
+    def figures(self, partition: Partition) -> Figures:
+        """Return what the bets in a file come to: of a sealed one all, of the live one those that were carried over."""
+        found = self._figures.get(partition.week)
+        if found is None:
+            sealed = partition.state is PartitionState.SEALED
+            found = self._figures[partition.week] = self._sealed(partition) if sealed else self._carried(partition)
+        return found
+
+    def _sealed(self, partition: Partition) -> Figures:
+        identity = identify(partition.path)
+        found = self._cache.get(partition.week, identity)
+        if found is None:
+            if self.scanner.handle(partition).identity != identity:  # finalized since, or another file by now
+                self.scanner.let_go(partition.week)
+            handle = self.scanner.handle(partition)
+            found = figures.count(handle.raw)
+            self._cache.put(partition.week, handle.identity, found)
+        return found
+
+    def _carried(self, partition: Partition) -> Figures:
+        handle = self.scanner.handle(partition)
+        inode = handle.identity[1]
+        last = self._cache.last_carried(partition.path, inode)
+        if last is None:
+            last = figures.last_carried(handle.raw)
+            self._cache.know_last_carried(partition.path, inode, last)
+        return figures.count_carried(handle.raw, last)
