@@ -22,9 +22,11 @@ if TYPE_CHECKING:
         Settings,
     )
     from betcore_async.errors import (
+        BalanceLimitError,
         BetcoreError,
         BetNotFoundError,
         BusyTimeoutError,
+        CellClosedError,
         CommitOutcomeUnknownError,
         ConcurrentUpdateError,
         ConfigError,
@@ -85,10 +87,19 @@ if TYPE_CHECKING:
     from betcore_async.redis import EmbeddedRedis, Gap, Message, PriceCache, PubSubHub, Reconnected, RedisClient
     from betcore_async.sqlite import ExecuteResult, PoolHealth, PoolStats, Row, SQLitePool, Transaction
     from betcore_async.sqlite.migrations import Migrator
-    from betcore_async.stores import AuditReport, BetStore, LedgerStore, UserStore, Violation
+    from betcore_async.stores import (
+        AuditReport,
+        BetStore,
+        CellSettlement,
+        LedgerStore,
+        NewBet,
+        UserStore,
+        Violation,
+    )
 
 __all__ = [
     "AuditReport",
+    "BalanceLimitError",
     "Bet",
     "BetNotFoundError",
     "BetPage",
@@ -99,6 +110,8 @@ __all__ = [
     "BetcoreError",
     "BusyTimeoutError",
     "Candle",
+    "CellClosedError",
+    "CellSettlement",
     "Clock",
     "CommitOutcomeUnknownError",
     "ConcurrentUpdateError",
@@ -131,6 +144,7 @@ __all__ = [
     "MigrationStatementError",
     "Migrator",
     "ModelError",
+    "NewBet",
     "NotBetcoreDatabaseError",
     "PartitionArchivedError",
     "PartitionDamagedError",

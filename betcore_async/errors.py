@@ -36,6 +36,8 @@
     │   ├── UserExistsError
     │   ├── BetNotFoundError
     │   ├── InvalidTransitionError
+    │   ├── CellClosedError
+    │   ├── BalanceLimitError               a balance cannot grow beyond 2^63 - 1
     │   ├── IdempotencyConflictError
     │   └── ConcurrentUpdateError
     └── RedisError
@@ -218,12 +220,23 @@ class InvalidTransitionError(LedgerError):
     """A status change the state machine does not allow. `bet_id`, `status`, `wanted`."""
 
 
+class CellClosedError(LedgerError):
+    """The cell was settled: it takes no more bets, and cannot be settled the other way. `cell_id`, `won`."""
+
+
+class BalanceLimitError(LedgerError):
+    """A balance would grow beyond 2^63 - 1. `user_id`, `amount`; of a payout also `bet_id`, the bet that stays open.
+
+    Of a cell: `bet_ids`, the bets that stay open, and `settled`, what became of all others.
+    """
+
+
 class IdempotencyConflictError(LedgerError):
     """The id was used before with other terms. `id`."""
 
 
 class ConcurrentUpdateError(LedgerError):
-    """The row changed since it was read. `user_id`, `expected`, `version`."""
+    """The user changed since they were read. `user_id`, `expected`, `version`: the one asked for, the one there is."""
 
 
 class RedisError(BetcoreError):

@@ -16,7 +16,7 @@ from decimal import Decimal
 from enum import StrEnum
 from fractions import Fraction
 from functools import lru_cache
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -50,6 +50,28 @@ class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class _Outcome(_Model):
+    """What a command comes to."""
+
+    @property
+    def replayed(self) -> bool:
+        """True when the command had been executed before: this is what came of it then, and nothing was changed now.
+
+        It says how the question was answered, and nothing about the row: equality, `model_dump` and the like leave it
+        out.
+        """
+        return "replayed" in self.__dict__
+
+
+Told = TypeVar("Told", bound=_Outcome)
+
+
+def as_replay(outcome: Told) -> Told:
+    """Mark a fresh model as the first outcome of a command that was repeated, and return it."""
+    outcome.__dict__["replayed"] = True
+    return outcome
+
+
 class BetStatus(StrEnum):
     """Where a bet stands in its life; `TRANSITIONS` has the moves."""
 
@@ -75,7 +97,7 @@ TRANSITIONS: dict[BetStatus, frozenset[BetStatus]] = {
 }
 
 
-class User(_Model):
+class User(_Outcome):
     """An account. `version` counts its balance changes, the opening included."""
 
     id: Name
@@ -104,7 +126,7 @@ class User(_Model):
         ]
 
 
-class Bet(_Model):
+class Bet(_Outcome):
     """A stake of `amount` on a price cell; `resolved_at` and `payout_amount` (won only) come with the decision."""
 
     id: Name
@@ -155,7 +177,7 @@ class Bet(_Model):
         ]
 
 
-class LedgerEntry(_Model):
+class LedgerEntry(_Outcome):
     """One change of one balance; `amount` is negative for a debit. Written once, never changed."""
 
     id: Name

@@ -42,11 +42,27 @@ ORDER BY id
 """
 
 _COPY_OPEN_BETS = f"""
-INSERT INTO main.bets (id, user_id, cell_id, amount, reward_ppm, status, placed_at, resolved_at, payout_amount)
-SELECT id, user_id, cell_id, amount, reward_ppm, status, placed_at, resolved_at, payout_amount
+INSERT INTO main.bets (
+    id, user_id, cell_id, amount, reward_ppm, status, placed_at, resolved_at, payout_amount, confirmed_at
+)
+SELECT id, user_id, cell_id, amount, reward_ppm, status, placed_at, resolved_at, payout_amount, confirmed_at
 FROM old.bets
 WHERE {_OPEN}
 ORDER BY id
+"""
+
+# What is closed stays closed for at least one more week; a settlement that was cut off is remembered until its end.
+_COPY_CLOSED_CELLS = """
+INSERT INTO main.cell_settlements (cell_id, chunk, won, upto, bets, payout, unpaid, is_last, settled_at)
+SELECT cell_id, chunk, won, upto, bets, payout, unpaid, is_last, settled_at
+FROM old.cell_settlements
+WHERE cell_id IN (
+    SELECT cell_id
+    FROM old.cell_settlements
+    GROUP BY cell_id
+    HAVING max(settled_at) >= (SELECT starts_at FROM old.partition_meta) OR max(is_last) = 0
+)
+ORDER BY cell_id, chunk
 """
 
 _CARRY_FORWARD = """
@@ -182,6 +198,7 @@ def _carry_over(raw: sqlite3.Connection, now: int, new_id: Callable[[], str]) ->
     raw.create_function("new_id", 0, new_id)
     raw.execute(_COPY_USERS)
     raw.execute(_COPY_OPEN_BETS)
+    raw.execute(_COPY_CLOSED_CELLS)
     raw.execute(_CARRY_FORWARD, {"now": now})
     before, after = (tuple(raw.execute(_TOTALS.format(schema=schema)).fetchone()) for schema in ("old", "main"))
     if before != after:

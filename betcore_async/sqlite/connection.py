@@ -34,6 +34,7 @@ INTERRUPT_AGAIN_AFTER = 0.01
 COMMON_PRAGMAS = (
     ("foreign_keys", "ON"),  # off by default; per connection
     ("trusted_schema", "OFF"),  # a hostile file's views and triggers cannot call functions with side effects
+    ("recursive_triggers", "ON"),  # else INSERT OR REPLACE deletes rows past the triggers that keep them
     ("temp_store", "MEMORY"),  # sorting never touches the disk
     ("cache_size", "-8000"),  # 8 MB of page cache
 )

@@ -1,7 +1,7 @@
 """What the domain may do: users, bets and the ledger, as commands that an engine executes whole or not at all."""
 
 from betcore_async.stores.audit_report import AuditReport, Violation
-from betcore_async.stores.bets import BetStore
+from betcore_async.stores.bets import BetStore, NewBet
 from betcore_async.stores.commands import CellSettlement
 from betcore_async.stores.engine import LedgerEngine
 from betcore_async.stores.ledger import LedgerStore
@@ -14,6 +14,7 @@ __all__ = [
     "CellSettlement",
     "LedgerEngine",
     "LedgerStore",
+    "NewBet",
     "SQLiteLedger",
     "UserStore",
     "Violation",

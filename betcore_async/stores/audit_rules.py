@@ -131,6 +131,29 @@ FROM {this}.ledger_entries AS entries
 CROSS JOIN {this}.partition_meta AS meta
 WHERE ref_type = 'carry_forward' AND predecessor IS NULL
 """,
+    "a settled cell has no open bets": """
+SELECT cell_id, open || ' open bets, of which ' || unpaid || ' could not be paid'
+FROM (
+    SELECT cell_id, sum(unpaid) AS unpaid
+    FROM {this}.cell_settlements
+    GROUP BY cell_id
+    HAVING max(is_last) = 1
+)
+JOIN (
+    SELECT cell_id, count(*) AS open
+    FROM {this}.bets
+    WHERE status IN ('pending', 'confirmed')
+    GROUP BY cell_id
+) USING (cell_id)
+WHERE open > unpaid
+""",
+    "a cell is settled one way, chunk after chunk": """
+SELECT cell_id, count(*) || ' chunks, numbered ' || min(chunk) || ' to ' || max(chunk) || '; ' || sum(won) || ' won'
+FROM {this}.cell_settlements
+GROUP BY cell_id
+HAVING min(chunk) <> 1 OR max(chunk) <> count(*) OR min(won) <> max(won)
+    OR max(chunk) FILTER (WHERE is_last) <> max(chunk)
+""",
     "rows refer to rows that are there": """
 SELECT bets.id, 'a bet of user ' || user_id || ', who is not there'
 FROM {this}.bets AS bets
@@ -182,6 +205,23 @@ FROM {this}.bets AS now
 JOIN {this}.partition_meta AS meta ON now.placed_at < meta.starts_at
 LEFT JOIN {before}.bets AS was ON was.id = now.id
 WHERE was.id IS NULL OR was.status NOT IN ('pending', 'confirmed')
+""",
+    "a closed cell stays closed in the next week": """
+SELECT was.cell_id, 'chunk ' || was.chunk || ' was settled, ' || CASE
+    WHEN now.cell_id IS NULL THEN 'and is not there' ELSE 'and is another one now'
+END
+FROM {before}.cell_settlements AS was
+LEFT JOIN {this}.cell_settlements AS now ON now.cell_id = was.cell_id AND now.chunk = was.chunk
+WHERE was.cell_id IN (
+    SELECT cell_id
+    FROM {before}.cell_settlements
+    GROUP BY cell_id
+    HAVING max(settled_at) >= (SELECT starts_at FROM {before}.partition_meta) OR max(is_last) = 0
+)
+AND (
+    now.cell_id IS NULL OR now.won <> was.won OR now.upto <> was.upto OR now.bets <> was.bets
+    OR now.payout <> was.payout OR now.unpaid <> was.unpaid OR now.settled_at <> was.settled_at
+)
 """,
     "what happened once is in one week": """
 SELECT now.id, now.ref_type || ' of ' || now.ref_id || ', booked the week before as ' || was.id

@@ -4,16 +4,18 @@ A command is a value: checked when it is made, executed whole by an engine, or n
 executed again with the same terms it returns the first outcome and changes nothing.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from betcore_async.errors import ModelError
+from betcore_async.errors import LedgerError, ModelError
 from betcore_async.ids import parse_id
 from betcore_async.models import MAX_MONEY, Bet, LedgerEntry, User, check_money, payout
 
 R = TypeVar("R")
 
 NAME_LENGTH = 256
+CHUNK = 10_000
+"""Bets that one command places or decides at most: other writers wait for one of them."""
 
 
 class Command(Generic[R]):
@@ -39,11 +41,14 @@ class Deposit(Command[LedgerEntry]):
     id: str
     user_id: str
     amount: int
+    expected_version: int | None = None
+    """Version of the user that the caller saw. A guard and not a term: a repeat returns its first outcome anyway."""
 
     def __post_init__(self) -> None:
         parse_id(self.id)
         check_name(self.user_id, "user_id")
         check_money(self.amount)
+        check_version(self.expected_version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +56,13 @@ class Withdraw(Command[LedgerEntry]):
     id: str
     user_id: str
     amount: int
+    expected_version: int | None = None
 
     def __post_init__(self) -> None:
         parse_id(self.id)
         check_name(self.user_id, "user_id")
         check_money(self.amount)
+        check_version(self.expected_version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +71,12 @@ class Transfer(Command[LedgerEntry]):
     from_user_id: str
     to_user_id: str
     amount: int
+    expected_version: int | None = None
+    """Of the user who pays."""
 
     def __post_init__(self) -> None:
         parse_id(self.id)
+        check_version(self.expected_version)
         check_name(self.from_user_id, "from_user_id")
         check_name(self.to_user_id, "to_user_id")
         check_money(self.amount)
@@ -89,6 +99,17 @@ class PlaceBet(Command[Bet]):
         check_money(self.amount)
         if payout(self.amount, self.reward_ppm) > MAX_MONEY:
             raise ModelError("amount × reward_rate is more than a payout can be", field="amount")
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceBets(Command[tuple[Bet | LedgerError, ...]]):
+    """Several bets, one after the other in one transaction; each has an outcome of its own, a refusal included."""
+
+    bets: tuple[PlaceBet, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.bets) > CHUNK:
+            raise ModelError(f"{len(self.bets)} bets are too many for one call; place {CHUNK} at a time", field="bets")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,20 +144,41 @@ class CellSettlement:
 
     bets: int
     payout: int
+    replayed: bool = field(default=False, compare=False)
+    """True when all of it had been done before: this is what came of it then, and nothing was changed now."""
 
 
 @dataclass(frozen=True, slots=True)
-class SettleChunk(Command[CellSettlement]):
-    """Decide the open bets of a cell with `after < id <= upto`: a repeat finds nothing left, never the next chunk."""
+class ChunkSettlement:
+    """What settling one chunk of a cell came to."""
+
+    bets: int
+    payout: int
+    unpaid: tuple[str, ...]
+    """Bets that were won and stay open, because the balance of their user cannot grow so much."""
+    is_last: bool
+    """No open bet of the cell lies behind this chunk."""
+    replayed: bool = field(default=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SettleChunk(Command[ChunkSettlement]):
+    """Decide the next `size` open bets of a cell, in the order of their ids, as chunk `number` (from 1).
+
+    The first chunk closes the cell. A chunk that was decided before returns what came of it, and never takes the next.
+    """
 
     cell_id: str
     won: bool
-    after: str
-    upto: str
+    number: int
+    size: int = CHUNK
 
     def __post_init__(self) -> None:
         check_name(self.cell_id, "cell_id")
         check_verdict(self.won)
+        for value, name in ((self.number, "number"), (self.size, "size")):
+            if type(value) is not int or not 1 <= value <= MAX_MONEY:
+                raise ModelError(f"{name} must be a whole number from 1; got {value!r}", field=name)
 
 
 def check_name(value: str, field: str) -> str:
@@ -154,6 +196,12 @@ def check_name(value: str, field: str) -> str:
     if "\0" in value:
         raise ModelError(f"{field} must not hold a NUL character: {value!r}", field=field)
     return value
+
+
+def check_version(version: int | None) -> None:
+    """Raise ModelError unless `version` is None or a version that a user can have."""
+    if version is not None and (type(version) is not int or not 1 <= version <= MAX_MONEY):
+        raise ModelError(f"expected_version must be a whole number from 1; got {version!r}", field="expected_version")
 
 
 def check_verdict(won: bool) -> None:  # noqa: FBT001 - the value under check

@@ -20,7 +20,7 @@ class LedgerEngine(Protocol):
         ...
 
     async def execute(self, command: Command[R]) -> R:
-        """Execute a command; an id that was executed before returns its first outcome.
+        """Execute a command; one that was executed before returns its first outcome, with `replayed` True.
 
         Raises the LedgerError that says why not; nothing was changed then.
         """
@@ -31,10 +31,6 @@ class LedgerEngine(Protocol):
     async def user_by_wallet(self, wallet_address: str) -> User | None: ...
 
     async def bet(self, bet_id: str) -> Bet | None: ...
-
-    async def chunk_end(self, cell_id: str, after: str, size: int) -> str | None:
-        """Return the id of the last of the next `size` open bets of a cell behind `after`; None when there is none."""
-        ...
 
     async def history(
         self,

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from betcore_async.errors import (
+    BalanceLimitError,
     BetNotFoundError,
+    CellClosedError,
+    ConcurrentUpdateError,
     InsufficientFundsError,
-    InvalidTransitionError,
     LedgerError,
     UserExistsError,
     UserNotFoundError,
@@ -26,15 +28,15 @@ from betcore_async.stores.commands import (
     CreateUser,
     Deposit,
     PlaceBet,
+    PlaceBets,
     SettleBet,
     Transfer,
     Withdraw,
 )
 from betcore_async.stores.rows import entries_from_rows
-from betcore_async.stores.sqlite_outcomes import conflict, movement, outcome_of, replayed
+from betcore_async.stores.sqlite_outcomes import bet_row, conflict, movement, outcome_of, replayed, standing
 
 _USER = f"SELECT {User.COLUMNS} FROM users WHERE id = ?"
-_BET = f"SELECT {Bet.COLUMNS} FROM bets WHERE id = ?"
 
 _INSERT_USER = """
 INSERT INTO users (id, wallet_address, balance, version, created_at, updated_at)
@@ -48,12 +50,17 @@ SET balance = balance + :amount, version = version + 1, updated_at = max(updated
 WHERE id = :user_id AND balance + :amount BETWEEN 0 AND 9223372036854775807 {unless}
 RETURNING balance, version
 """
-_CHANGE_ALWAYS = _CHANGE_BALANCE.format(unless="")
-_CHANGE_ONCE = _CHANGE_BALANCE.format(
-    unless="""
+_UNUSED = """
     AND NOT EXISTS (SELECT 1 FROM ledger_entries WHERE ref_id = :id)
     AND NOT EXISTS (SELECT 1 FROM bets WHERE id = :id)"""
+_CHANGE_ALWAYS = _CHANGE_BALANCE.format(unless="")
+_CHANGE_ONCE = _CHANGE_BALANCE.format(unless=f"AND (:expected IS NULL OR version = :expected) {_UNUSED}")
+_STAKE = _CHANGE_BALANCE.format(
+    unless=f"""{_UNUSED}
+    AND NOT EXISTS (SELECT 1 FROM cell_settlements WHERE cell_id = :cell_id)"""
 )
+
+_CLOSED = "SELECT won FROM cell_settlements WHERE cell_id = ? LIMIT 1"
 
 INSERT_ENTRY = """
 INSERT INTO ledger_entries (id, user_id, version, amount, balance_after, ref_type, ref_id, metadata, created_at)
@@ -67,7 +74,7 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 
 _CONFIRM = f"""
 UPDATE bets
-SET status = 'confirmed'
+SET status = 'confirmed', confirmed_at = max(placed_at, ?)
 WHERE id = ? AND status = 'pending'
 RETURNING {Bet.COLUMNS}
 """
@@ -120,11 +127,12 @@ def create_user(books: Books, command: CreateUser) -> User:
 
 def move_money(books: Books, command: Deposit | Withdraw | Transfer) -> LedgerEntry:
     kind, user_id, amount, metadata = movement(command)
-    changed = _change_once(books, command.id, user_id, amount)
+    change = {"amount": amount, "now": books.now, "user_id": user_id, "id": command.id}
+    changed = books.raw.execute(_CHANGE_ONCE, change | {"expected": command.expected_version}).fetchone()
     if changed is None:
         first = outcome_of(books.raw, command.id)
         if first is None:
-            raise _refused(books.raw, user_id, amount) or conflict(command.id)
+            raise refused(books.raw, user_id, amount, command.expected_version) or conflict(command.id)
         known: LedgerEntry = replayed(command, first, None)
         return known
     if isinstance(command, Transfer):
@@ -136,7 +144,8 @@ def move_money(books: Books, command: Deposit | Withdraw | Transfer) -> LedgerEn
 def place_bet(books: Books, command: PlaceBet) -> Bet:
     raw, now = books.raw, books.now
     terms = (command.id, command.user_id, command.cell_id, command.amount, command.reward_ppm)
-    changed = _change_once(books, command.id, command.user_id, -command.amount)
+    stake = {"amount": -command.amount, "now": now, "user_id": command.user_id, "id": command.id}
+    changed = raw.execute(_STAKE, stake | {"cell_id": command.cell_id}).fetchone()
     if changed is not None:
         _book(books, (command.user_id, *changed), -command.amount, ("stake", command.id, None))
         row: tuple[Any, ...] = (*terms, "pending", now, None)
@@ -145,16 +154,28 @@ def place_bet(books: Books, command: PlaceBet) -> Bet:
         if first is not None:
             known: Bet = replayed(command, first, None)
             return known
-        refused = _refused(raw, command.user_id, -command.amount)
-        if not isinstance(refused, InsufficientFundsError):
-            raise refused or conflict(command.id)
+        insist_settled_as(raw, command.cell_id, won=None)
+        reason = refused(raw, command.user_id, -command.amount)
+        if not isinstance(reason, InsufficientFundsError):
+            raise reason or conflict(command.id)
         row = (*terms, "insufficient_funds", now, now)
     raw.execute(_INSERT_BET, row)
     return Bet.from_rows([(*row, None)])[0]
 
 
+def place_bets(books: Books, command: PlaceBets) -> tuple[Bet | LedgerError, ...]:
+    return tuple(_place_or_refuse(books, bet) for bet in command.bets)
+
+
+def _place_or_refuse(books: Books, command: PlaceBet) -> Bet | LedgerError:
+    try:
+        return place_bet(books, command)
+    except LedgerError as error:  # raised before anything was written
+        return error
+
+
 def confirm_bet(books: Books, command: ConfirmBet) -> Bet:
-    row = books.raw.execute(_CONFIRM, (command.bet_id,)).fetchone()
+    row = books.raw.execute(_CONFIRM, (books.now, command.bet_id)).fetchone()
     return Bet.from_rows([row])[0] if row else _standing(books.raw, command.bet_id, BetStatus.CONFIRMED)
 
 
@@ -184,26 +205,22 @@ def _resolve(books: Books, bet_id: str, status: BetStatus) -> Bet | None:
 
 
 def _standing(raw: sqlite3.Connection, bet_id: str, wanted: BetStatus) -> Bet:
-    """Return a bet that has the wanted status already. Raises BetNotFoundError, InvalidTransitionError."""
-    row = raw.execute(_BET, (bet_id,)).fetchone()
+    """Return what an earlier decision came to. Raises BetNotFoundError, InvalidTransitionError."""
+    row = bet_row(raw, bet_id)
     if row is None:
         raise unknown_bet(bet_id)
-    return settled_as(Bet.from_rows([row])[0], wanted)
-
-
-def _change_once(books: Books, identifier: str, user_id: str, amount: int) -> tuple[int, int] | None:
-    """Change a balance under an id that was never used; returns balance and version, None where that cannot be."""
-    change = {"amount": amount, "now": books.now, "user_id": user_id, "id": identifier}
-    changed: tuple[int, int] | None = books.raw.execute(_CHANGE_ONCE, change).fetchone()
-    return changed
+    return standing(row, wanted)
 
 
 def _give(books: Books, user_id: str, amount: int, reference: _Reference) -> None:
-    """Add to a balance, with its entry. Raises UserNotFoundError, LedgerError where it cannot grow so much."""
+    """Add to a balance, with its entry. Raises UserNotFoundError, BalanceLimitError."""
     change = {"amount": amount, "now": books.now, "user_id": user_id}
     changed = books.raw.execute(_CHANGE_ALWAYS, change).fetchone()
     if changed is None:
-        raise _refused(books.raw, user_id, amount) or unknown_user(user_id)
+        reason = refused(books.raw, user_id, amount) or unknown_user(user_id)
+        if reference[0] == "payout":
+            reason.facts["bet_id"] = reference[1]
+        raise reason
     _book(books, (user_id, *changed), amount, reference)
 
 
@@ -221,22 +238,31 @@ def user_of(raw: sqlite3.Connection, user_id: str) -> User | None:
     return None if row is None else User.from_rows([row])[0]
 
 
-def settled_as(bet: Bet, wanted: BetStatus) -> Bet:
-    """Return a bet that has the wanted status; raises InvalidTransitionError for any other."""
-    if bet.status is not wanted:
-        raise InvalidTransitionError(
-            f"bet {bet.id} is {bet.status} and cannot become {wanted}", bet_id=bet.id, status=bet.status, wanted=wanted
-        )
-    return bet
+def insist_settled_as(raw: sqlite3.Connection, cell_id: str, *, won: bool | None) -> None:
+    """Raise CellClosedError for a cell that was settled otherwise; with None for any that was settled."""
+    closed = raw.execute(_CLOSED, (cell_id,)).fetchone()
+    if closed is not None and closed[0] != won:
+        won = bool(closed[0])
+        verdict = "won" if won else "lost"
+        raise CellClosedError(f"cell {cell_id!r} is closed: it was settled as {verdict}", cell_id=cell_id, won=won)
 
 
-def _refused(raw: sqlite3.Connection, user_id: str, amount: int) -> LedgerError | None:
+def refused(raw: sqlite3.Connection, user_id: str, amount: int, expected: int | None = None) -> LedgerError | None:
     """Return why a balance cannot change by `amount`; None where it could."""
     user = user_of(raw, user_id)
     if user is None:
         return unknown_user(user_id)
+    if expected is not None and user.version != expected:
+        return ConcurrentUpdateError(
+            f"user {user_id} has version {user.version}, not {expected}: read it again",
+            user_id=user_id,
+            expected=expected,
+            version=user.version,
+        )
     if user.balance + amount > MAX_MONEY:
-        return LedgerError(f"the balance of user {user_id} cannot grow by {amount}: that is too much", user_id=user_id)
+        return BalanceLimitError(
+            f"the balance of user {user_id} cannot grow by {amount}: that is too much", user_id=user_id, amount=amount
+        )
     if user.balance + amount < 0:
         return InsufficientFundsError(
             f"user {user_id} has {user.balance}, {-amount} is needed",

@@ -8,9 +8,9 @@ from functools import partial
 from typing import Any, TypeVar
 
 from betcore_async.clock import Clock, system_clock
-from betcore_async.errors import BetNotFoundError, ModelError
+from betcore_async.errors import BetNotFoundError, IdempotencyConflictError, LedgerError, ModelError
 from betcore_async.ids import IdGenerator, born_at, first_id
-from betcore_async.models import Bet, BetStatus, LedgerEntry, User
+from betcore_async.models import OPEN_STATUSES, Bet, BetStatus, LedgerEntry, User
 from betcore_async.partitions import BetPage, Cursor, PartitionManager, Week
 from betcore_async.stores import audit, sqlite_cells, sqlite_commands, sqlite_reads
 from betcore_async.stores.audit_report import AuditReport
@@ -21,13 +21,14 @@ from betcore_async.stores.commands import (
     CreateUser,
     Deposit,
     PlaceBet,
+    PlaceBets,
     SettleBet,
     SettleChunk,
     Transfer,
     Withdraw,
 )
 from betcore_async.stores.sqlite_commands import Books
-from betcore_async.stores.sqlite_outcomes import replayed
+from betcore_async.stores.sqlite_outcomes import replayed, standing
 
 R = TypeVar("R")
 
@@ -37,6 +38,7 @@ _HANDLERS: dict[type[Command[Any]], Callable[[Books, Any], Any]] = {
     Withdraw: sqlite_commands.move_money,
     Transfer: sqlite_commands.move_money,
     PlaceBet: sqlite_commands.place_bet,
+    PlaceBets: sqlite_commands.place_bets,
     ConfirmBet: sqlite_commands.confirm_bet,
     SettleBet: sqlite_commands.settle_bet,
     SettleChunk: sqlite_cells.settle_chunk,
@@ -68,6 +70,10 @@ class SQLiteLedger:
         self._fresh: _FreshIds | None = None
 
     async def execute(self, command: Command[R]) -> R:
+        answer: R
+        if isinstance(command, PlaceBets):
+            answer = await self._place_all(command)
+            return answer
         handler = _HANDLERS[type(command)]
 
         def body(raw: sqlite3.Connection, now: int) -> R:
@@ -77,10 +83,34 @@ class SQLiteLedger:
         identifier: str | None = getattr(command, "id", None)
         replay = None if identifier is None else partial(self._earlier, command, identifier)
         try:
-            answer: R = await self._partitions.write(body, replay=replay)
+            answer = await self._partitions.write(body, replay=replay)
         except BetNotFoundError as error:
             answer = await self._decided_before(command, error)
         return answer
+
+    async def _place_all(self, command: PlaceBets) -> Any:
+        known: dict[PlaceBet, Bet | LedgerError] = {}
+
+        async def ask_earlier_weeks(live: Week) -> None:
+            known.clear()
+            for bet in command.bets:
+                first = await self._earlier_or_refused(bet, live)
+                if first is not None:
+                    known[bet] = first
+
+        def body(raw: sqlite3.Connection, now: int) -> tuple[Bet | LedgerError, ...]:
+            fresh = PlaceBets(tuple(bet for bet in command.bets if bet not in known))
+            placed = iter(sqlite_commands.place_bets(Books(raw, now, self.new_id), fresh))
+            return tuple(known[bet] if bet in known else next(placed) for bet in command.bets)
+
+        return await self._partitions.write(body, replay=ask_earlier_weeks)
+
+    async def _earlier_or_refused(self, command: PlaceBet, live: Week) -> Bet | LedgerError | None:
+        try:
+            first: Bet | None = await self._earlier(command, command.id, live)
+        except IdempotencyConflictError as error:
+            return error
+        return first
 
     async def _earlier(self, command: Command[Any], identifier: str, live: Week) -> Any:
         """Answer a command whose id was used in a week before the live one; None when it was not.
@@ -110,8 +140,8 @@ class SQLiteLedger:
 
     async def _decided_before(self, command: Command[Any], error: BetNotFoundError) -> Any:
         """Answer for a bet that is not in the live week: it was decided in an earlier one, or never placed."""
-        bet = await self.bet(error.bet_id)
-        if bet is None or bet.is_open:  # open: it was placed after the command had looked
+        row = await self._bet_row(error.bet_id)
+        if row is None or row["status"] in OPEN_STATUSES:  # open: it was placed after the command had looked
             raise error
         match command:
             case SettleBet(won=won):
@@ -120,7 +150,7 @@ class SQLiteLedger:
                 wanted = BetStatus.CANCELLED
             case _:
                 wanted = BetStatus.CONFIRMED
-        return sqlite_commands.settled_as(bet, wanted)
+        return standing(row, wanted)
 
     async def user(self, user_id: str) -> User | None:
         return await self._partitions.read(partial(sqlite_reads.user_by, "id", user_id))
@@ -129,14 +159,15 @@ class SQLiteLedger:
         return await self._partitions.read(partial(sqlite_reads.user_by, "wallet_address", wallet_address))
 
     async def bet(self, bet_id: str) -> Bet | None:
+        row = await self._bet_row(bet_id)
+        return None if row is None else Bet.from_rows([row])[0]
+
+    async def _bet_row(self, bet_id: str) -> Any:
         found = await self._partitions.read(partial(sqlite_reads.bet_in_live, bet_id))
         if found is not None:
             return found
         since = born_at(bet_id) - CLOCK_SKEW
         return await self._partitions.scan(partial(sqlite_reads.find_bet, bet_id=bet_id, since=since))
-
-    async def chunk_end(self, cell_id: str, after: str, size: int) -> str | None:
-        return await self._partitions.read(partial(sqlite_reads.chunk_end, cell_id, after, size))
 
     async def history(
         self,

@@ -4,17 +4,18 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from betcore_async.clock import from_microseconds
 from betcore_async.errors import PartitionMissingError
-from betcore_async.models import Bet, LedgerEntry, User
+from betcore_async.models import LedgerEntry, User
 from betcore_async.partitions.catalog import Partition
 from betcore_async.partitions.meta import PartitionState
 from betcore_async.partitions.plan import known_missing, plan
 from betcore_async.partitions.scanner import Scanner
 from betcore_async.partitions.week import Week
 from betcore_async.stores.rows import ENTRY_COLUMNS, entries_from_rows
-from betcore_async.stores.sqlite_outcomes import Outcome, newest_id, outcome_of
+from betcore_async.stores.sqlite_outcomes import Outcome, bet_row, newest_id, outcome_of
 
 Catalog = Mapping[Week, Partition]
 
@@ -24,17 +25,6 @@ _USER_BY = {
 }
 
 _CREATED_AT = "SELECT created_at FROM {schema}.partition_meta WHERE id = 1"
-
-_CHUNK_END = """
-SELECT max(id), count(*)
-FROM (
-    SELECT id
-    FROM bets
-    WHERE cell_id = ? AND id > ? AND status IN ('pending', 'confirmed')
-    ORDER BY id
-    LIMIT ?
-)
-"""
 
 _ENTRIES = """
 SELECT {columns}
@@ -59,23 +49,20 @@ def user_by(column: str, value: str, raw: sqlite3.Connection) -> User | None:
     return None if row is None else User.from_rows([row])[0]
 
 
-def bet_in_live(bet_id: str, raw: sqlite3.Connection) -> Bet | None:
-    row = raw.execute(f"SELECT {Bet.COLUMNS} FROM bets WHERE id = ?", (bet_id,)).fetchone()
-    return None if row is None else Bet.from_rows([row])[0]
+def bet_in_live(bet_id: str, raw: sqlite3.Connection) -> Any:
+    """Return what `bet_row` does of a bet in the live week."""
+    return bet_row(raw, bet_id)
 
 
-def chunk_end(cell_id: str, after: str, size: int, raw: sqlite3.Connection) -> str | None:
-    last: str | None = raw.execute(_CHUNK_END, (cell_id, after, size)).fetchone()[0]
-    return last
+def find_bet(scanner: Scanner, catalog: Catalog, *, bet_id: str, since: datetime) -> Any:
+    """Return what `bet_row` does of a bet that was placed after `since`, from the newest file that has it.
 
-
-def find_bet(scanner: Scanner, catalog: Catalog, *, bet_id: str, since: datetime) -> Bet | None:
-    """Return a bet that was placed after `since`, from the newest file that has it: there is its latest outcome."""
+    There is its latest outcome.
+    """
     for schema in _newest_first(scanner, catalog, since):
-        sql = f"SELECT {Bet.COLUMNS} FROM {schema}.bets WHERE id = ?"
-        row = scanner.link.raw.execute(sql, (bet_id,)).fetchone()
+        row = bet_row(scanner.link.raw, bet_id, schema)
         if row is not None:
-            return Bet.from_rows([row])[0]
+            return row
     return None
 
 

@@ -32,13 +32,33 @@ class UserStore:
             raise UserNotFoundError(f"there is no user with wallet {wallet_address!r}", wallet_address=wallet_address)
         return user
 
-    async def deposit(self, user_id: str, amount: int, *, id: str | None = None) -> LedgerEntry:  # noqa: A002 - public name
-        """Add money from outside and return its ledger entry."""
-        return await self._engine.execute(Deposit(self._engine.new_id() if id is None else id, user_id, amount))
+    async def deposit(
+        self,
+        user_id: str,
+        amount: int,
+        *,
+        id: str | None = None,  # noqa: A002 - public name
+        expected_version: int | None = None,
+    ) -> LedgerEntry:
+        """Add money from outside and return its ledger entry. Raises BalanceLimitError beyond 2^63 - 1.
 
-    async def withdraw(self, user_id: str, amount: int, *, id: str | None = None) -> LedgerEntry:  # noqa: A002 - public name
-        """Pay money out and return its ledger entry. Raises InsufficientFundsError."""
-        return await self._engine.execute(Withdraw(self._engine.new_id() if id is None else id, user_id, amount))
+        With `expected_version` it is done only if the user still has that `version`; else it raises
+        ConcurrentUpdateError.
+        """
+        identifier = self._engine.new_id() if id is None else id
+        return await self._engine.execute(Deposit(identifier, user_id, amount, expected_version))
+
+    async def withdraw(
+        self,
+        user_id: str,
+        amount: int,
+        *,
+        id: str | None = None,  # noqa: A002 - public name
+        expected_version: int | None = None,
+    ) -> LedgerEntry:
+        """Pay money out and return its ledger entry. Raises InsufficientFundsError; `expected_version` as above."""
+        identifier = self._engine.new_id() if id is None else id
+        return await self._engine.execute(Withdraw(identifier, user_id, amount, expected_version))
 
     async def transfer(
         self,
@@ -47,8 +67,11 @@ class UserStore:
         amount: int,
         *,
         id: str | None = None,  # noqa: A002 - public name
+        expected_version: int | None = None,
     ) -> LedgerEntry:
-        """Move money between two users at once and return the payer's entry. Raises InsufficientFundsError."""
-        return await self._engine.execute(
-            Transfer(self._engine.new_id() if id is None else id, from_user_id, to_user_id, amount)
-        )
+        """Move money between two users at once and return the payer's entry.
+
+        `expected_version` is the payer's, as in deposit. Raises InsufficientFundsError, BalanceLimitError.
+        """
+        identifier = self._engine.new_id() if id is None else id
+        return await self._engine.execute(Transfer(identifier, from_user_id, to_user_id, amount, expected_version))

@@ -67,6 +67,8 @@ async def story(tmp_path):
         await books.next_week()
         names["eve"] = (await books.users.create("eve", 500)).id
         await books.bets.settle(names["first_open"], True)
+        names["cell"] = (await books.bets.place(names["eve"], "a cell", 100, 1.0)).id
+        await books.bets.settle_cell("a cell", True)
         await a_week_of_bets(books, names, "second")
         await books.next_week()
         await a_week_of_bets(books, names, "third")
@@ -81,17 +83,17 @@ async def test_books_that_are_right_pass_and_are_counted(story):
     assert report.counts == {
         "weeks": 3,
         "users": 3,
-        "held": 20_500 - 1_500 + 600 + 400 + 21 - 9,
-        "bets": 18,
-        "entries": 3 + 3 * 5 + 4 + 4 + 3 * 4,
+        "held": 20_500 - 1_600 + 700 + 400 + 21 - 9,
+        "bets": 19,
+        "entries": 3 + 3 * 5 + 4 + 4 + 3 * 4 + 2,
         "opened": 20_500,
         "deposited": 21,
         "withdrawn": 9,
-        "staked": 1_500,
-        "paid": 600,
+        "staked": 1_600,
+        "paid": 700,
         "refunded": 400,
-        "money_in": 20_500 + 21 + 600 + 400,
-        "money_out": 20_500 + 21 + 600 + 400,
+        "money_in": 20_500 + 21 + 700 + 400,
+        "money_out": 20_500 + 21 + 700 + 400,
     }
 
 
@@ -388,7 +390,7 @@ FAULTS = [
         [
             (
                 "INSERT INTO bets SELECT 'invented', user_id, cell_id, amount, reward_ppm, 'pending', placed_at,"
-                " NULL, NULL FROM bets WHERE id = :first_confirmed"
+                " NULL, NULL, NULL FROM bets WHERE id = :first_confirmed"
             )
         ],
     ),
@@ -399,9 +401,27 @@ FAULTS = [
         [
             (
                 "INSERT INTO bets SELECT :first_won, user_id, cell_id, amount, reward_ppm, 'pending', placed_at,"
-                " NULL, NULL FROM bets WHERE id = :first_confirmed"
+                " NULL, NULL, NULL FROM bets WHERE id = :first_confirmed"
             )
         ],
+    ),
+    (
+        "a settled cell has no open bets",
+        SECOND,
+        "'a cell'",
+        ["UPDATE bets SET cell_id = 'a cell' WHERE id = :second_open"],
+    ),
+    (
+        "a cell is settled one way, chunk after chunk",
+        THIRD,
+        "'a cell'",
+        ["INSERT INTO cell_settlements VALUES ('a cell', 2, 0, '', 0, 0, 0, 0, 0)"],
+    ),
+    (
+        "a closed cell stays closed in the next week",
+        THIRD,
+        "'a cell'",
+        ["DELETE FROM cell_settlements"],
     ),
     (
         "what happened once is in one week",
@@ -510,7 +530,7 @@ async def test_any_choice_of_weeks_adds_up_by_itself(story, weeks):
     assert report.violations == ()
     assert report.counts["weeks"] == len(weeks)
     assert report.counts["money_in"] == report.counts["money_out"]
-    assert (report.counts["bets"], report.counts["deposited"]) == (6 * len(weeks), 7 * len(weeks))
+    assert (report.counts["bets"], report.counts["deposited"]) == (6 * len(weeks) + (SECOND in weeks), 7 * len(weeks))
 
 
 async def test_only_the_chosen_weeks_are_looked_at(story):

@@ -19,20 +19,23 @@ from betcore_async.partitions import PartitionManager
 from betcore_async.sqlite.migrations import Migrator
 
 WEEKS = ("bets-2022-W01.db", "bets-2022-W02.db")
+HEAD = Migrator().migrations[-1].version
+NEXT = HEAD + 1
+NICKNAME = f"{NEXT:04}_nickname"
 FIRST = "CREATE TABLE orders (id INTEGER PRIMARY KEY) STRICT;\n"
 SECOND = "ALTER TABLE orders ADD COLUMN note TEXT DEFAULT 'a;b';\n"
 
 
 @pytest.fixture
 async def family(tmp_path):
-    """Two weeks in tmp_path/data, the first one sealed, and in tmp_path/more a second migration for them."""
+    """Two weeks in tmp_path/data, the first one sealed, and in tmp_path/more one migration more for them."""
     clock = ManualClock(datetime(2022, 1, 3, tzinfo=UTC))
     async with PartitionManager(DatabaseSettings(path=tmp_path / "data" / "bets.db"), clock=clock) as partitions:
         clock.now = datetime(2022, 1, 10, tzinfo=UTC)
         await partitions.rotate_to_new_week()
     more = shutil.copytree(Migrator().source, tmp_path / "more")
-    (more / "0002_nickname.up.sql").write_text("ALTER TABLE users ADD COLUMN nickname TEXT;\n")
-    (more / "0002_nickname.down.sql").write_text("ALTER TABLE users DROP COLUMN nickname;\n")
+    (more / f"{NICKNAME}.up.sql").write_text("ALTER TABLE users ADD COLUMN nickname TEXT;\n")
+    (more / f"{NICKNAME}.down.sql").write_text("ALTER TABLE users DROP COLUMN nickname;\n")
     return tmp_path / "data"
 
 
@@ -63,25 +66,25 @@ def test_an_older_family_is_shown_planned_and_migrated_file_by_file(family, tmp_
     before = contents(tmp_path)
     rows = json.loads(migrate(tmp_path, "status", "--json", status=3, **variables).out)
     assert [(Path(row["file"]).name, row["version"], row["head"]) for row in rows] == [
-        (WEEKS[1], 1, 2),  # the live one first
-        (WEEKS[0], 1, 2),
+        (WEEKS[1], HEAD, NEXT),  # the live one first
+        (WEEKS[0], HEAD, NEXT),
     ]
-    assert rows[0]["pending"] == [{"version": 2, "name": "nickname"}]
+    assert rows[0]["pending"] == [{"version": NEXT, "name": "nickname"}]
     planned = migrate(tmp_path, "plan", **variables).out
-    assert planned.count("0002_nickname") == 2
+    assert planned.count(NICKNAME) == 2
     dry = migrate(tmp_path, "up", "--dry-run", **variables).out
     assert dry.count("ALTER TABLE users ADD COLUMN nickname TEXT;") == 2
     assert contents(tmp_path) == before
 
     lines = migrate(tmp_path, "up", **variables).out.splitlines()
-    assert lines == [f"data/{name}: version 2, 0002_nickname up" for name in reversed(WEEKS)]
+    assert lines == [f"data/{name}: version {NEXT}, {NICKNAME} up" for name in reversed(WEEKS)]
     assert migrate(tmp_path, "status", **variables).out.count("\n") > 2
     doctor = betcore("doctor", "--json", folder=tmp_path, REDIS_TIMEOUT="100ms", **variables)
     assert doctor.status == 0, doctor.out  # it knows these migrations, too
-    back = json.loads(migrate(tmp_path, "goto", "1", "--yes", "--json", **variables).out)
+    back = json.loads(migrate(tmp_path, "goto", str(HEAD), "--yes", "--json", **variables).out)
     assert [(row["week"], row["state"], row["version"]) for row in back] == [
-        ("2022-W02", "live", 1),
-        ("2022-W01", "sealed", 1),
+        ("2022-W02", "live", HEAD),
+        ("2022-W01", "sealed", HEAD),
     ]
     assert [step["direction"] for step in back[0]["steps"]] == ["down"]
     assert {path.name for path in family.glob("*.db")} == set(WEEKS)
@@ -91,7 +94,7 @@ def test_it_goes_on_after_a_file_that_fails_and_fails_at_the_end(family, tmp_pat
     (family / "bets-2021-W52.db").write_bytes(b"not a database at all, but long enough to be taken for one" * 100)
     result = migrate(tmp_path, "up", "--source", "more", "--json", status=1)
     rows = json.loads(result.out)
-    assert [row["version"] for row in rows] == [2, 2, None]
+    assert [row["version"] for row in rows] == [NEXT, NEXT, None]
     assert "bets-2021-W52.db" in rows[2]["error"]
     assert migrate(tmp_path, "status", "--source", "more", status=1).out.count("not a database") == 1
     lines = migrate(tmp_path, "up", "--source", "more", status=1).out.splitlines()

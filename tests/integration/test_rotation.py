@@ -29,6 +29,7 @@ from betcore_async.partitions import PartitionManager, files, rotation, scanner
 from betcore_async.partitions.catalog import discover
 from betcore_async.partitions.files import Family
 from betcore_async.sqlite.group import GroupCommit
+from betcore_async.sqlite.migrations import load_migrations, shipped_folder
 
 
 @pytest.fixture
@@ -488,7 +489,7 @@ async def test_a_look_at_the_folder_sees_a_rotation_that_went_on_after_it_was_li
         def weekly_files(self) -> dict:
             return {W[0]: self.path_of(W[0])}
 
-    discovery = discover(ListedBefore(it.folder / "bets.db"), 1)
+    discovery = discover(ListedBefore(it.folder / "bets.db"), load_migrations(shipped_folder())[-1].version)
     assert (discovery.live, list(discovery.partitions)) == (W[2], W[:3])
 
 

@@ -26,6 +26,7 @@ def file():
         raw.execute(f"INSERT INTO users VALUES ('u', 'w', 5, 1, {WEEK.starts_at}, {WEEK.starts_at})")
         raw.execute(BET, bet(id="b"))
         raw.execute(ENTRY, entry(id="e"))
+        raw.execute(f"INSERT INTO cell_settlements VALUES ('settled', 1, 1, '', 0, 0, 0, 1, {WEEK.starts_at})")
         yield raw
 
 
@@ -143,6 +144,11 @@ REFUSED = [
     "UPDATE ledger_entries SET amount = 6",
     "UPDATE ledger_entries SET metadata = '{}'",
     "DELETE FROM ledger_entries",
+    "UPDATE bets SET confirmed_at = placed_at",
+    "UPDATE cell_settlements SET won = 0",
+    "DELETE FROM cell_settlements",
+    "INSERT INTO cell_settlements VALUES ('settled', 0, 1, '', 0, 0, 0, 1, 0)",  # chunks count from one
+    "INSERT INTO cell_settlements VALUES ('settled', 2, 0, '', 1, 5, 0, 1, 0)",  # who lost is not paid
     "UPDATE partition_meta SET ends_at = ends_at + 1",
     "UPDATE partition_meta SET starts_at = starts_at + 86400000000, ends_at = ends_at + 86400000000",  # from a Tuesday
     "UPDATE partition_meta SET state = 'sealed'",  # without a successor
@@ -169,7 +175,8 @@ def test_every_table_is_strict_and_every_time_an_integer(file):
     tables = file.execute(
         "SELECT name, strict FROM pragma_table_list WHERE schema = 'main' AND name NOT LIKE 'sqlite%'"
     )
-    assert dict(tables) == dict.fromkeys(("partition_meta", "users", "bets", "ledger_entries", "schema_migrations"), 1)
+    names = {"partition_meta", "users", "bets", "ledger_entries", "cell_settlements", "schema_migrations"}
+    assert dict(tables) == dict.fromkeys(names, 1)
     columns = file.execute(
         "SELECT tables.name, columns.name, columns.type "
         "FROM pragma_table_list AS tables, pragma_table_info(tables.name) AS columns"

@@ -349,8 +349,9 @@ async def test_an_account_opened_again_on_other_terms_is_a_conflict(books, weeks
     for _ in range(weeks):
         await books.next_week()
     again = await books.users.create("0xabc", 500, id=user.id)
-    assert again == await books.users.get(user.id)
-    assert again.balance == 501
+    assert again == user
+    assert again.replayed
+    assert (await books.users.get(user.id)).balance == 501
     for wallet, balance in (("0xabc", 501), ("0xabc", 0), ("0xother", 500)):
         with pytest.raises(IdempotencyConflictError):
             await books.users.create(wallet, balance, id=user.id)

@@ -1,10 +1,13 @@
 """Cancelled at any await, a command has happened whole or not at all, and repeating it makes it whole."""
 
+from itertools import count
+
 import pytest
 from ledger_files import CELL, open_books
 from reliability.cancellation import cancelled_everywhere
 
 from betcore_async.models import BetStatus
+from betcore_async.stores import CellSettlement, NewBet
 from betcore_async.stores import bets as bets_module
 
 
@@ -28,9 +31,12 @@ COMMANDS = {
     "transfer": lambda books, id_, ann, bob: books.users.transfer(ann, bob, 7, id=id_),
     "place": lambda books, id_, ann, _: books.bets.place(ann, CELL, 7, 1.5, id=id_),
     "place unfunded": lambda books, id_, ann, _: books.bets.place(ann, CELL, 10**9, 1.5, id=id_),
+    "place many": lambda books, id_, ann, bob: books.bets.place_many(
+        [NewBet(ann, CELL, 7, 1.5, id=id_), NewBet(bob, CELL, 10, 1.5, id=f"{id_[:-1]}{(int(id_[-1], 16) + 1) % 16:x}")]
+    ),
     "create": lambda books, id_, *_: books.users.create(id_, 7, id=id_),
 }
-CHANGES = {"deposit": (7, 0), "withdraw": (-7, 0), "transfer": (-7, 7), "place": (-7, 0)}
+CHANGES = {"deposit": (7, 0), "withdraw": (-7, 0), "transfer": (-7, 7), "place": (-7, 0), "place many": (-7, -10)}
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["suspended", "just answered"])
@@ -93,20 +99,22 @@ async def test_a_cancelled_settlement_of_a_cell_stops_between_two_chunks(books, 
     monkeypatch.setattr(bets_module, "CHUNK", 2)
     ann = await books.users.by_wallet("ann")
     balance = await books.ledger.balance(ann.id)
-    bets = []
+    bets, cells = [], (f"cell {number}" for number in count())
+    cell = next(cells)
 
     async def place_six():
         nonlocal bets
-        bets = [await books.bets.place(ann.id, CELL, 10, 1.5) for _ in range(6)]
+        bets = [await books.bets.place(ann.id, cell, 10, 1.5) for _ in range(6)]
 
     await place_six()
-    async for _ in cancelled_everywhere(lambda: books.bets.settle_cell(CELL, won)):
+    async for _ in cancelled_everywhere(lambda: books.bets.settle_cell(cell, won)):  # noqa: B023 - run before it changes
         decided = [not (await books.bets.get(bet.id)).is_open for bet in bets]
         assert sum(decided) in {0, 2, 4, 6}
         assert decided == sorted(decided, reverse=True)
-        await books.bets.settle_cell(CELL, won)
+        assert await books.bets.settle_cell(cell, won) == CellSettlement(6, 6 * 15 * won)
         balance += 6 * (5 if won else -10)
         assert await books.ledger.balance(ann.id) == balance
+        cell = next(cells)
         await place_six()
 
 

@@ -9,21 +9,33 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, multiple, rule
 from ledger_files import NOON, open_books
 
 from betcore_async.clock import ManualClock
 from betcore_async.errors import (
+    CellClosedError,
     IdempotencyConflictError,
     InsufficientFundsError,
     InvalidTransitionError,
     UserExistsError,
 )
-from betcore_async.models import OPEN_STATUSES, TRANSITIONS, BetStatus
-from betcore_async.stores.commands import CreateUser, Deposit, PlaceBet, SettleChunk, Transfer, Withdraw
+from betcore_async.models import OPEN_STATUSES, TRANSITIONS, Bet, BetStatus
+from betcore_async.stores import CellSettlement
+from betcore_async.stores.commands import (
+    ChunkSettlement,
+    CreateUser,
+    Deposit,
+    PlaceBet,
+    PlaceBets,
+    SettleChunk,
+    Transfer,
+    Withdraw,
+)
 
-CELLS = st.sampled_from(["up", "down"])
+CELLS = st.sampled_from(["up", "down", "left", "right"])
 AMOUNTS = st.integers(1, 120)
+RATES = st.integers(1_000_000, 3_000_000)
 
 
 @dataclass
@@ -32,7 +44,9 @@ class Stake:
 
     command: PlaceBet
     status: BetStatus
+    placed: Bet
     payout: int | None = None
+    was_confirmed: bool = False
 
 
 class Ledger(RuleBasedStateMachine):
@@ -47,6 +61,9 @@ class Ledger(RuleBasedStateMachine):
         books = open_books(Path(self.folder.name), self.clock)
         self.books = self.runner.run(self.stack.enter_async_context(books))
         self.balances, self.stakes, self.wallets = {}, {}, {}
+        self.verdicts = {}  # of each cell that was settled
+        self.chunks = {}  # outcome of each chunk that was decided, by cell
+        self.touched = {}  # cells of which a chunk was decided, by week
         self.moves = {}  # outcome of each command that moved money
 
     def run(self, command):
@@ -102,15 +119,36 @@ class Ledger(RuleBasedStateMachine):
 
     # Bets
 
-    @rule(target=bets, user=users, cell=CELLS, amount=AMOUNTS, ppm=st.integers(1_000_000, 3_000_000))
+    @rule(target=bets, user=users, cell=CELLS, amount=AMOUNTS, ppm=RATES)
     def place(self, user, cell, amount, ppm):
         command = PlaceBet(self.new_id, user, cell, amount, ppm)
-        funded = self.balances[user] >= amount
-        bet = self.run(command)
-        assert bet.status is (BetStatus.PENDING if funded else BetStatus.INSUFFICIENT_FUNDS)
-        self.balances[user] -= amount if funded else 0
-        self.stakes[command.id] = Stake(command, bet.status)
+        if cell in self.verdicts:
+            self.fails(command, CellClosedError)
+            return multiple()
+        self.placed(command, self.run(command))
         return command.id
+
+    @rule(target=bets, wanted=st.lists(st.tuples(users, CELLS, AMOUNTS, RATES), max_size=5))
+    def place_many(self, wanted):
+        commands = [PlaceBet(self.new_id, *terms) for terms in wanted]
+        outcomes = self.run(PlaceBets(tuple(commands)))
+        for command, outcome in zip(commands, outcomes, strict=True):
+            if command.cell_id in self.verdicts:
+                assert isinstance(outcome, CellClosedError)
+            else:
+                self.placed(command, outcome)
+        known = [command for command in commands if command.id in self.stakes]
+        again = self.run(PlaceBets(tuple(known)))
+        assert list(again) == [outcome for outcome in outcomes if not isinstance(outcome, CellClosedError)]
+        assert all(outcome.replayed for outcome in again)
+        return multiple(*(command.id for command in known))
+
+    def placed(self, command, bet):
+        funded = self.balances[command.user_id] >= command.amount
+        assert bet.status is (BetStatus.PENDING if funded else BetStatus.INSUFFICIENT_FUNDS)
+        assert not bet.replayed
+        self.balances[command.user_id] -= command.amount if funded else 0
+        self.stakes[command.id] = Stake(command, bet.status, bet)
 
     @rule(bet=bets, wanted=st.sampled_from(["confirmed", "won", "lost", "cancelled"]))
     def decide(self, bet, wanted):
@@ -121,10 +159,16 @@ class Ledger(RuleBasedStateMachine):
             "lost": lambda: self.books.bets.settle(bet, False),
             "cancelled": lambda: self.books.bets.cancel(bet),
         }[wanted]
-        if stake.status is wanted or wanted in TRANSITIONS[stake.status]:
+        if wanted is BetStatus.CONFIRMED and stake.was_confirmed:
+            again = self.runner.run(call())
+            assert again == stake.placed.model_copy(update={"status": BetStatus.CONFIRMED})
+            assert again.replayed
+        elif stake.status is wanted or wanted in TRANSITIONS[stake.status]:
+            replayed = stake.status is wanted
             decided = self.runner.run(call())
             self.move_on(stake, wanted)
             assert (decided.status, decided.payout_amount) == (stake.status, stake.payout)
+            assert decided.replayed is replayed
         else:
             with contextlib.suppress(InvalidTransitionError):
                 self.runner.run(call())
@@ -134,6 +178,7 @@ class Ledger(RuleBasedStateMachine):
         if stake.status is status:
             return
         stake.status = status
+        stake.was_confirmed |= status is BetStatus.CONFIRMED
         if status is BetStatus.WON:
             stake.payout = stake.command.amount * stake.command.reward_ppm // 1_000_000
             self.balances[stake.command.user_id] += stake.payout
@@ -142,25 +187,41 @@ class Ledger(RuleBasedStateMachine):
 
     @rule(cell=CELLS, won=st.booleans())
     def settle_cell(self, cell, won):
-        waiting = [bet for bet in self.stakes.values() if bet.command.cell_id == cell and bet.status in OPEN_STATUSES]
+        if self.verdicts.setdefault(cell, won) is not won:
+            self.fails(SettleChunk(cell, won, 1), CellClosedError)
+            return
+        waiting = self.open_bets(cell)
+        chunks = self.chunks.setdefault(cell, [])
         settled = self.runner.run(self.books.bets.settle_cell(cell, won))
-        for stake in waiting:
-            self.move_on(stake, BetStatus.WON if won else BetStatus.LOST)
-        assert (settled.bets, settled.payout) == (len(waiting), sum(stake.payout or 0 for stake in waiting))
+        if not (chunks and chunks[-1].is_last):
+            self.decide_all(cell, waiting, won)
+            chunks.append(ChunkSettlement(len(waiting), self.payouts(waiting), (), is_last=True))
+        assert settled == CellSettlement(sum(one.bets for one in chunks), sum(one.payout for one in chunks))
 
     @rule(cell=CELLS, won=st.booleans(), size=st.integers(1, 3))
     def settle_one_chunk_twice(self, cell, won, size):
-        waiting = sorted(
-            bet.command.id
-            for bet in self.stakes.values()
-            if bet.command.cell_id == cell and bet.status in OPEN_STATUSES
-        )[:size]
-        upto = self.runner.run(self.books.engine.chunk_end(cell, "", size))
-        assert upto == (waiting[-1] if waiting else None)
-        if waiting:
-            assert [self.run(SettleChunk(cell, won, "", upto)).bets for _ in range(2)] == [len(waiting), 0]
-            for bet in waiting:
-                self.move_on(self.stakes[bet], BetStatus.WON if won else BetStatus.LOST)
+        chunks = self.chunks.setdefault(cell, [])
+        if self.verdicts.setdefault(cell, won) is not won or (chunks and chunks[-1].is_last):
+            return
+        waiting = self.open_bets(cell)
+        decided = waiting[:size]
+        first, again = [self.run(SettleChunk(cell, won, len(chunks) + 1, size)) for _ in range(2)]
+        self.decide_all(cell, decided, won)
+        chunks.append(ChunkSettlement(len(decided), self.payouts(decided), (), is_last=decided == waiting))
+        assert first == again == chunks[-1]
+        assert (first.replayed, again.replayed) == (False, True)
+
+    def open_bets(self, cell):
+        stakes = (self.stakes[bet] for bet in sorted(self.stakes))
+        return [stake for stake in stakes if stake.command.cell_id == cell and stake.status in OPEN_STATUSES]
+
+    def decide_all(self, cell, stakes, won):
+        self.touched.setdefault(self.books.partitions.current_week, set()).add(cell)
+        for stake in stakes:
+            self.move_on(stake, BetStatus.WON if won else BetStatus.LOST)
+
+    def payouts(self, stakes):
+        return sum(stake.payout or 0 for stake in stakes)
 
     # Time, and what comes again
 
@@ -170,7 +231,13 @@ class Ledger(RuleBasedStateMachine):
 
     @rule()
     def rotate(self):
-        self.runner.run(self.books.partitions.rotate_to_new_week())
+        report = self.runner.run(self.books.partitions.rotate_to_new_week())
+        if report.performed:
+            # What was settled in the week before is still known, and what is not settled to its end.
+            fresh = self.touched.get(report.previous, set())
+            for cell in set(self.verdicts) - fresh:
+                if self.chunks[cell][-1].is_last:
+                    del self.verdicts[cell], self.chunks[cell]
 
     @rule(command=commands)
     def repeat(self, command):
@@ -182,7 +249,8 @@ class Ledger(RuleBasedStateMachine):
     def place_again(self, bet):
         stake = self.stakes[bet]
         again = self.run(stake.command)
-        assert (again.status, again.payout_amount) == (stake.status, stake.payout)
+        assert again == stake.placed
+        assert again.replayed
         self.fails(replace(stake.command, cell_id="elsewhere"), IdempotencyConflictError)
         self.fails(Deposit(bet, stake.command.user_id, 1), IdempotencyConflictError)
 
