@@ -45,6 +45,16 @@ def _format(millisecond: int, counter: int) -> str:
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
+SQL_UUID7 = """
+lower(printf(
+    '%08x-%04x-7%03x-%04x-%012x',
+    :ms >> 16, :ms & 65535, random() & 4095, 32768 | (random() & 16383), random() & 281474976710655
+))
+""".strip()
+"""An SQL expression for a fresh id that is born at `:ms` (milliseconds since the epoch), for many rows at once: calling
+back to Python for each of them would want the interpreter lock, which a busy event loop does not give up."""
+
+
 def parse_id(value: str, field: str = "id") -> str:
     """Return `value` if it is a canonical UUIDv7, else raise ModelError naming `field`."""
     if not isinstance(value, str) or not _CANONICAL_UUID7.fullmatch(value):

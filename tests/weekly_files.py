@@ -11,6 +11,8 @@ from typing import Any
 from betcore_async.clock import ManualClock
 from betcore_async.config import DatabaseSettings, PartitionSettings
 from betcore_async.partitions import PartitionManager, Week
+from betcore_async.partitions.files import Family
+from betcore_async.partitions.staging import Staging, Step
 from betcore_async.sqlite.migrations import Migrator
 from betcore_async.stores import BetStore, LedgerStore, SQLiteLedger, UserStore
 
@@ -64,6 +66,15 @@ async def platform(folder: Path, week: Week = W[0], **others: Any) -> AsyncItera
     clock = ManualClock(week.start + timedelta(hours=1))
     async with manager_for(folder, clock, **others) as manager:
         yield Platform(manager, clock, folder)
+
+
+def build_successor(folder: Path, week: Week, before: Week, path: Path | None = None) -> Path:
+    """Make the file that a rotation from `before` to `week` leaves behind when it is cut before its commit."""
+    staging = Staging(Step(Family(folder / "bets.db"), before, week, Migrator().migrations, week.starts_at))
+    with contextlib.closing(staging.open()) as raw:
+        staging.copy(raw)
+        staging.complete(raw)
+    return staging.path.replace(path or staging.final)
 
 
 @contextlib.contextmanager

@@ -69,10 +69,12 @@ class RotationReport:
     """The live week before."""
     performed: bool
     """False when there was nothing to do, or somebody else had done it."""
-    users: int
-    open_bets: int
-    seconds: float
-    """Wall time of the whole rotation, during which writers waited for its transaction."""
+    users: int = 0
+    open_bets: int = 0
+    seconds: float = 0.0
+    """Wall time of the whole rotation."""
+    blocked_seconds: float = 0.0
+    """How long of that writers had to wait: from the write lock on the old week until this process wrote to the new."""
 
 
 def describe(scanner: Scanner, partition: Partition) -> PartitionInfo:

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
 from betcore_async.clock import Clock, system_clock, to_microseconds
-from betcore_async.config import DatabaseSettings, Durability, PartitionSettings
+from betcore_async.config import DatabaseSettings, PartitionSettings
 from betcore_async.errors import (
     BetcoreError,
     PartitionDamagedError,
@@ -18,14 +18,14 @@ from betcore_async.errors import (
     PoolClosedError,
     RotationError,
 )
-from betcore_async.ids import IdGenerator
 from betcore_async.partitions.catalog import Partition, clean, discover
 from betcore_async.partitions.info import RotationReport
 from betcore_async.partitions.live import LiveFile, LiveWeek
 from betcore_async.partitions.meta import PartitionState
-from betcore_async.partitions.rotation import check_clock, finalize, hand_over
+from betcore_async.partitions.rotation import check_clock, finalize, rotate
 from betcore_async.partitions.router import PartitionRouter, Reading
 from betcore_async.partitions.scanner import Scanners
+from betcore_async.partitions.staging import Step
 from betcore_async.partitions.startup import migrate, put_in_order
 from betcore_async.partitions.week import Week
 from betcore_async.sqlite.connection import connect_memory
@@ -70,7 +70,6 @@ class PartitionManager(PartitionRouter):
         super().__init__(database, migrator or Migrator(settings=database, clock=clock))
         self._settings = settings
         self._clock = clock
-        self._new_id = IdGenerator(clock)
         self._opening = False
         self._live: LiveFile | None = None
 
@@ -103,9 +102,7 @@ class PartitionManager(PartitionRouter):
         async with self._family.alone(self._database.busy_timeout):  # to the end: until it is open the week stays live
             now = self._clock()
             discovery = await self._at_desk(
-                lambda: put_in_order(
-                    self._family, self._migrator.migrations, Week.of(now), to_microseconds(now), self._new_id
-                )
+                lambda: put_in_order(self._family, self._migrator.migrations, Week.of(now), to_microseconds(now))
             )
             self._catalog = discovery.partitions
             if await self._migrate(discovery.partitions.values()):
@@ -249,23 +246,14 @@ class PartitionManager(PartitionRouter):
         live_week = self.current_week
         if week is not None and target < live_week:
             raise RotationError(f"{target} is over, the live week is {live_week}; weeks only move forward", week=target)
-        return RotationReport(live_week, live_week, performed=False, users=0, open_bets=0, seconds=0.0)
+        return RotationReport(live_week, live_week, performed=False)
 
     async def _rotate(self, live: LiveWeek, target: Week) -> RotationReport:
-        started, now = perf_counter(), to_microseconds(self._clock())
-        async with live.pool.transaction(durability=Durability.FULL) as transaction:
-            carried = await transaction.run(
-                lambda raw: hand_over(
-                    raw,
-                    self._family,
-                    live.week,
-                    target,
-                    migrations=self._migrator.migrations,
-                    now=now,
-                    new_id=self._new_id,
-                )
-            )
+        started = perf_counter()
+        step = Step(self._family, live.week, target, self._migrator.migrations, to_microseconds(self._clock()))
+        carried, blocked_since = await rotate(live.pool, step)
         await self._follow(live)
+        blocked = perf_counter() - blocked_since
         head = self._head
         with contextlib.suppress(BetcoreError, OSError):  # what is left now is removed by the next start
             await self._at_desk(lambda: clean(self._family, discover(self._family, head)))
@@ -276,6 +264,7 @@ class PartitionManager(PartitionRouter):
             users=carried.users,
             open_bets=carried.open_bets,
             seconds=perf_counter() - started,
+            blocked_seconds=blocked,
         )
 
     # Watching

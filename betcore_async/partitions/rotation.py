@@ -1,98 +1,43 @@
-"""How a weekly file is born, and how the live week passes to a new one. Synchronous: runs on a connection's thread.
+"""How the live week passes to a new one.
 
-A rotation holds the write lock of the old file throughout, so nothing can change under it:
+    1. staging file: schema at head; users, open bets and an opening of each ledger, copied from a snapshot   ┐ writers
+    2. what was written meanwhile is brought along, twice, so that little is left                             ┘ go on
+    3. BEGIN IMMEDIATE on the old file; it must still be live                                  ┐
+    4. the rest is brought along; counts and sums are compared                                 │ writers
+    5. sync, rename to its own name, sync the folder                                           │ wait
+    6. old file: state = sealed, successor = …; COMMIT with synchronous=FULL                   ┘ ← the one commit point
 
-    1. BEGIN IMMEDIATE on the old file; it must still be live
-    2. build the new file under a staging name: schema at head, users, open bets, an opening ledger entry for each user
-    3. compare counts and sums with the old file
-    4. sync, rename to its own name, sync the folder
-    5. old file: state = sealed, successor = …; COMMIT with synchronous=FULL      ← the one commit point
-
-Killed before 5, the new file is an orphan (its predecessor is not sealed): it was never live, and the next attempt
-replaces it. Killed after 5, the rotation is complete.
+Killed before 6, the new file is an orphan (its predecessor is not sealed): it was never live, and the next attempt
+replaces it. Killed after 6, the rotation is complete. A rival at work at the same time finds in 3 that it is too late.
 """
 
+import asyncio
+import contextlib
 import os
 import sqlite3
 import stat
-from collections.abc import Callable
+from collections.abc import AsyncIterator
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from urllib.parse import quote
+from time import perf_counter
 
+from betcore_async.config import Durability
 from betcore_async.errors import PartitionSealedError, RotationError
+from betcore_async.partitions.carry import Carried
 from betcore_async.partitions.catalog import inspect
-from betcore_async.partitions.files import Family, publish, remove
-from betcore_async.partitions.meta import SEAL, PartitionState, read_meta, write_meta
+from betcore_async.partitions.files import publish, remove
+from betcore_async.partitions.meta import SEAL, PartitionState, read_meta
+from betcore_async.partitions.staging import Staging, Step
 from betcore_async.partitions.week import Week
-from betcore_async.sqlite.connection import create_private, open_raw
-from betcore_async.sqlite.migration_files import Migration
-from betcore_async.sqlite.migration_runner import migrate_connection
-from betcore_async.sqlite.retry import error_code
+from betcore_async.sqlite.connection import Link, link_to, open_raw
+from betcore_async.sqlite.failures import translated
+from betcore_async.sqlite.pool import SQLitePool
+from betcore_async.tasks import finish
 
-_OPEN = "status IN ('pending', 'confirmed')"
-
-_COPY_USERS = """
-INSERT INTO main.users (id, wallet_address, balance, version, created_at, updated_at)
-SELECT id, wallet_address, balance, version, created_at, updated_at
-FROM old.users
-ORDER BY id
-"""
-
-_COPY_OPEN_BETS = f"""
-INSERT INTO main.bets (
-    id, user_id, cell_id, amount, reward_ppm, status, placed_at, resolved_at, payout_amount, confirmed_at
-)
-SELECT id, user_id, cell_id, amount, reward_ppm, status, placed_at, resolved_at, payout_amount, confirmed_at
-FROM old.bets
-WHERE {_OPEN}
-ORDER BY id
-"""
-
-# What is closed stays closed for at least one more week; a settlement that was cut off is remembered until its end.
-_COPY_CLOSED_CELLS = """
-INSERT INTO main.cell_settlements (cell_id, chunk, won, upto, bets, payout, unpaid, is_last, settled_at)
-SELECT cell_id, chunk, won, upto, bets, payout, unpaid, is_last, settled_at
-FROM old.cell_settlements
-WHERE cell_id IN (
-    SELECT cell_id
-    FROM old.cell_settlements
-    GROUP BY cell_id
-    HAVING max(settled_at) >= (SELECT starts_at FROM old.partition_meta) OR max(is_last) = 0
-)
-ORDER BY cell_id, chunk
-"""
-
-_CARRY_FORWARD = """
-INSERT INTO main.ledger_entries (id, user_id, version, amount, balance_after, ref_type, ref_id, created_at)
-SELECT new_id(), id, version, balance, balance, 'carry_forward', id, :now
-FROM old.users
-ORDER BY id
-"""
-
-_TOTALS = f"""
-SELECT users, balance_high, balance_low, versions, bets, amount_high, amount_low
-FROM (
-    SELECT count(*) AS users, sum(balance >> 32) AS balance_high, sum(balance & 4294967295) AS balance_low,
-        sum(version) AS versions
-    FROM {{schema}}.users
-), (
-    SELECT count(*) AS bets, sum(amount >> 32) AS amount_high, sum(amount & 4294967295) AS amount_low
-    FROM {{schema}}.bets
-    WHERE {_OPEN}
-)
-"""
-"""Sums of balances near 2^63 would overflow: their upper and lower halves are added up apart."""
-
-
-@dataclass(frozen=True, slots=True)
-class Carried:
-    """What a new week took over from the old one."""
-
-    users: int
-    open_bets: int
+CATCH_UPS = 2
+"""How often what was written meanwhile is brought along before writers have to wait. The copy takes long, the first of
+these a fraction of that; the second leaves no more than is written in moments."""
 
 
 def check_clock(target: Week, live: Week, limit: timedelta) -> None:
@@ -105,110 +50,65 @@ def check_clock(target: Week, live: Week, limit: timedelta) -> None:
         )
 
 
-def hand_over(
-    raw: sqlite3.Connection,
-    family: Family,
-    week: Week,
-    successor: Week,
-    *,
-    migrations: tuple[Migration, ...],
-    now: int,
-    new_id: Callable[[], str],
-) -> Carried:
-    """Build and publish the file of `successor`, and seal the live file of `week` in its favour.
+async def rotate(pool: SQLitePool, step: Step) -> tuple[Carried, float]:
+    """Build and publish the file of `step.successor`, and seal the live file, which is that of `pool`, in its favour.
 
-    `raw` is a connection to the live file, inside a write transaction: with its COMMIT the successor is live. Raises
-    RotationError, PartitionSealedError, StorageFullError; the caller rolls back, and the old week stays live.
+    For who holds the family's lock. Returns what was carried, and since when writers wait (`perf_counter`): they can go
+    on as soon as the pool of the successor is open. Raises RotationError, PartitionSealedError, StorageFullError, and
+    what `pool.transaction()` raises; nothing is left behind then, and the old week stays live.
     """
-    path, final, staging = family.path_of(week), family.path_of(successor), family.new_staging(successor)
-    meta = read_meta(raw, path)
-    if meta.successor is not None:
-        raise PartitionSealedError(f"{path} is sealed already", successor=meta.successor)
-    _check_place(final, successor, week, migrations[-1].version)
+    staging = Staging(step)
     try:
-        carried = build(staging, successor, migrations, now, predecessor=(week, path), new_id=new_id)
-        publish(staging, final)
-        raw.execute(SEAL, (successor.name, max(now, week.starts_at)))
+        async with _opened(staging) as link:
+            await link.run(staging.copy)
+            for _ in range(CATCH_UPS):
+                await link.run(staging.catch_up)
+            async with pool.transaction(durability=Durability.FULL) as transaction:
+                blocked_since = perf_counter()
+                carried = await transaction.run(lambda raw: _hand_over(raw, staging, link.raw))
+    except BaseException:
+        await finish(asyncio.to_thread(remove, staging.path))
+        raise
+    return carried, blocked_since
+
+
+@contextlib.asynccontextmanager
+async def _opened(staging: Staging) -> AsyncIterator[Link]:
+    """Open the staging file on a thread of its own; what goes wrong meanwhile is told as a failed rotation."""
+    try:
+        link = await link_to(staging.open)
+        try:
+            yield link
+        finally:
+            await link.close()
     except (OSError, sqlite3.Error) as error:
-        remove(staging)
-        if error_code(error) & 0xFF == sqlite3.SQLITE_FULL:
-            raise
-        reason = getattr(error, "strerror", None) or error
-        raise RotationError(f"cannot make {final}: {reason}; the old week stays live", week=successor) from error
+        if (told := translated(error)) is not error:  # a full disk
+            raise told from error
+        reason, week = getattr(error, "strerror", None) or error, staging.step.successor
+        raise RotationError(f"cannot make {staging.final}: {reason}; the old week stays live", week=week) from error
+
+
+def _hand_over(raw: sqlite3.Connection, staging: Staging, new: sqlite3.Connection) -> Carried:
+    """Complete and publish the new file, and seal the old one; with the COMMIT on `raw` the successor is live."""
+    step = staging.step
+    meta = read_meta(raw, staging.old)
+    if meta.successor is not None:
+        raise PartitionSealedError(f"{staging.old} is sealed already", successor=meta.successor)
+    _check_place(staging.final, step)
+    carried = staging.complete(new)
+    publish(staging.path, staging.final)
+    raw.execute(SEAL, (step.successor.name, max(step.now, step.week.starts_at)))
     return carried
 
 
-def _check_place(final: Path, successor: Week, week: Week, head: int) -> None:
+def _check_place(final: Path, step: Step) -> None:
     """Refuse to put a file in the place of one that is not left over from a rotation that was cut."""
     if not os.path.lexists(final):
         return
-    there = inspect(final, successor, head)
-    if there.state is not PartitionState.LIVE or there.predecessor != week:
+    there = inspect(final, step.successor, step.migrations[-1].version)
+    if there.state is not PartitionState.LIVE or there.predecessor != step.week:
         what = there.problem or f"{final} is there already ({there.state}, predecessor {there.predecessor})"
-        raise RotationError(f"{what}; move it away, then rotate again", week=successor, path=final)
-
-
-def build(
-    staging: Path,
-    week: Week,
-    migrations: tuple[Migration, ...],
-    now: int,
-    *,
-    predecessor: tuple[Week, Path] | None = None,
-    new_id: Callable[[], str],
-) -> Carried:
-    """Write a complete weekly file to `staging`; nothing is left behind when it raises.
-
-    With a `predecessor`, whose write lock the caller holds, it takes over users and open bets. `now` in microseconds.
-    """
-    create_private(staging)
-    try:
-        with closing(open_raw(staging, readonly=False)) as raw:
-            _prepare(raw, migrations)
-            return _fill(raw, week, week.clamp(now), predecessor, new_id)
-    except BaseException:
-        remove(staging)
-        raise
-
-
-def _prepare(raw: sqlite3.Connection, migrations: tuple[Migration, ...]) -> None:
-    # Nobody sees the file before it is complete and synced: it needs no journal of its own.
-    raw.execute("PRAGMA journal_mode = OFF")
-    raw.execute("PRAGMA synchronous = OFF")
-    raw.execute("PRAGMA trusted_schema = OFF")
-    migrate_connection(raw, migrations)
-
-
-def _fill(
-    raw: sqlite3.Connection, week: Week, now: int, predecessor: tuple[Week, Path] | None, new_id: Callable[[], str]
-) -> Carried:
-    if predecessor is not None:
-        raw.execute("ATTACH DATABASE ? AS old", (f"file:{quote(str(predecessor[1].absolute()))}?mode=ro",))
-    raw.execute("BEGIN IMMEDIATE")
-    write_meta(raw, week, predecessor and predecessor[0], now)
-    carried = Carried(0, 0) if predecessor is None else _carry_over(raw, now, new_id)
-    raw.execute("COMMIT")
-    if predecessor is not None:
-        raw.execute("DETACH DATABASE old")
-    raw.execute("PRAGMA journal_mode = WAL")
-    return carried
-
-
-def _carry_over(raw: sqlite3.Connection, now: int, new_id: Callable[[], str]) -> Carried:
-    raw.create_function("new_id", 0, new_id)
-    raw.execute(_COPY_USERS)
-    raw.execute(_COPY_OPEN_BETS)
-    raw.execute(_COPY_CLOSED_CELLS)
-    raw.execute(_CARRY_FORWARD, {"now": now})
-    before, after = (tuple(raw.execute(_TOTALS.format(schema=schema)).fetchone()) for schema in ("old", "main"))
-    if before != after:
-        raise RotationError(
-            f"the new week does not hold what the old one did (users, balances, versions, open bets, amounts): "
-            f"{after} instead of {before}; the old week stays live",
-            before=before,
-            after=after,
-        )
-    return Carried(users=after[0], open_bets=after[4])
+        raise RotationError(f"{what}; move it away, then rotate again", week=step.successor, path=final)
 
 
 def finalize(path: Path) -> bool:

@@ -1,25 +1,20 @@
 """What happens to the folder when a family of weekly files is opened, under the family's lock."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from betcore_async.errors import DatabaseError, MigrationError
 from betcore_async.partitions.catalog import Discovery, Partition, clean, discover
 from betcore_async.partitions.files import Family, publish
 from betcore_async.partitions.meta import PartitionState
 from betcore_async.partitions.migrating import move_each, other_version
-from betcore_async.partitions.rotation import build, finalize
+from betcore_async.partitions.rotation import finalize
+from betcore_async.partitions.staging import build_first
 from betcore_async.partitions.week import Week
 from betcore_async.sqlite.migration_files import Migration
 from betcore_async.sqlite.migrations import Migrator
 
 
-def put_in_order(
-    family: Family,
-    migrations: tuple[Migration, ...],
-    first_week: Week,
-    now: int,
-    new_id: Callable[[], str],
-) -> Discovery:
+def put_in_order(family: Family, migrations: tuple[Migration, ...], first_week: Week, now: int) -> Discovery:
     """Find the weekly files, clean up after crashes, and make the first file where there is none. Synchronous."""
     head = migrations[-1].version
     discovery = discover(family, head)
@@ -27,7 +22,7 @@ def put_in_order(
         clean(family, discovery)
         if discovery.live is None:
             staging = family.new_staging(first_week)
-            build(staging, first_week, migrations, now, new_id=new_id)
+            build_first(staging, first_week, migrations, now)
             publish(staging, family.path_of(first_week))
             discovery = discover(family, head)
     except OSError as error:

@@ -215,7 +215,7 @@ async def connect(
         return raw
 
     try:
-        return await retry_busy(lambda: _link(connector), settings.busy_timeout, f"opening {file}")
+        return await retry_busy(lambda: link_to(connector), settings.busy_timeout, f"opening {file}")
     except sqlite3.Error as error:
         raise DatabaseError(f"cannot open {file}: {error}", path=file) from error
     except OSError as error:
@@ -236,10 +236,11 @@ async def connect_memory(factory: type[sqlite3.Connection] = sqlite3.Connection)
         raw.row_factory = Row
         return raw
 
-    return await _link(connector)
+    return await link_to(connector)
 
 
-async def _link(connector: Callable[[], sqlite3.Connection]) -> Link:
+async def link_to(connector: Callable[[], sqlite3.Connection]) -> Link:
+    """Start a thread, on which `connector()` makes the connection; if cancelled meanwhile, that is closed again."""
     opening = asyncio.ensure_future(_start(connector))
     try:
         return await finish(opening)

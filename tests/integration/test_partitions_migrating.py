@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from weekly_files import ALWAYS, W, direct, manager_for, names_in, platform
+from weekly_files import ALWAYS, W, build_successor, direct, manager_for, names_in, platform
 
 from betcore_async.clock import ManualClock
 from betcore_async.config import DatabaseSettings
@@ -23,10 +23,9 @@ from betcore_async.errors import (
     PartitionMissingError,
 )
 from betcore_async.partitions import PartitionState
-from betcore_async.partitions.files import Family, publish
+from betcore_async.partitions.files import Family
 from betcore_async.partitions.meta import SEAL
 from betcore_async.partitions.migrating import migrate_all, move_all
-from betcore_async.partitions.rotation import build
 from betcore_async.sqlite.migrations import Migrator
 
 # Columns in another order, one of them in the middle that older code does not know: read by position, all is mixed up.
@@ -343,12 +342,9 @@ async def test_a_live_week_that_an_older_release_made_is_migrated_when_it_is_fol
 
 def rotate(weeks: Path) -> None:
     """Make W[3] the live week, as a process does that knows the shipped migrations only."""
-    ids, old, new = map(str, range(100)), path_of(weeks, W[2]), path_of(weeks, W[3])
-    staging = weeks / f"{new.name}.00000000.staging"
-    with direct(old) as raw:
+    with direct(path_of(weeks, W[2])) as raw:
         raw.execute("BEGIN IMMEDIATE")
-        build(staging, W[3], Migrator().migrations, W[3].starts_at, predecessor=(W[2], old), new_id=lambda: next(ids))
-        publish(staging, new)
+        build_successor(weeks, W[3], W[2])
         raw.execute(SEAL, (W[3].name, W[3].starts_at))
         raw.execute("COMMIT")
 

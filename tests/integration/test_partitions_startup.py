@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from sqlite_files import Holder
-from weekly_files import ALWAYS, W, direct, live_weeks, manager_for, names_in, platform, states
+from weekly_files import ALWAYS, W, build_successor, direct, live_weeks, manager_for, names_in, platform, states
 
 from betcore_async.clock import ManualClock
 from betcore_async.errors import (
@@ -27,8 +27,11 @@ from betcore_async.errors import (
 )
 from betcore_async.partitions import PartitionState
 from betcore_async.partitions.files import Family
-from betcore_async.partitions.rotation import build
+from betcore_async.partitions.staging import build_first
 from betcore_async.sqlite.migrations import Migrator
+
+HEAD = Migrator().migrations[-1].version
+NEXT = HEAD + 1
 
 
 @pytest.fixture
@@ -44,10 +47,10 @@ async def weeks(tmp_path):
 
 def build_file(folder: Path, week, predecessor=None) -> Path:
     """Make the file that a rotation leaves behind when it is cut before its commit."""
+    if predecessor:
+        return build_successor(folder, week, predecessor)
     path = folder / f"bets-{week}.db"
-    ids = iter(str(number) for number in range(10_000))
-    before = predecessor and (predecessor, folder / f"bets-{predecessor}.db")
-    build(path, week, Migrator().migrations, week.starts_at, predecessor=before, new_id=lambda: next(ids))
+    build_first(path, week, Migrator().migrations, week.starts_at)
     return path
 
 
@@ -411,15 +414,15 @@ async def test_a_manager_opened_again_forgets_what_was_attached_and_detached(wee
 def newer(tmp_path) -> Migrator:
     """Migrations with one more than are shipped."""
     shutil.copytree(Migrator().source, tmp_path / "migrations")
-    (tmp_path / "migrations" / "0002_more.up.sql").write_text("ALTER TABLE users ADD COLUMN nickname TEXT;\n")
+    (tmp_path / "migrations" / f"{NEXT:04}_more.up.sql").write_text("ALTER TABLE users ADD COLUMN nickname TEXT;\n")
     return Migrator(tmp_path / "migrations")
 
 
 async def test_older_files_are_migrated_at_the_start_and_new_weeks_born_at_head(weeks, newer):
     async with platform(weeks, W[2], migrator=newer) as it:
-        assert {info.schema_version for info in (await listed(it)).values()} == {2}
+        assert {info.schema_version for info in (await listed(it)).values()} == {NEXT}
         await it.next_week()
-        assert {info.schema_version for info in (await listed(it)).values()} == {2}
+        assert {info.schema_version for info in (await listed(it)).values()} == {NEXT}
         for week in W[:4]:
             with direct(it.file(week)) as raw:
                 assert raw.execute("SELECT count(nickname) FROM users").fetchone() == (0,)
@@ -436,7 +439,7 @@ async def test_migrating_at_the_start_can_be_refused(weeks, newer):
 async def test_files_of_a_newer_schema_are_refused_by_older_code(weeks, newer):
     async with platform(weeks, W[2], migrator=newer):
         pass
-    with pytest.raises(PartitionDamagedError, match="schema version 2, this code knows 1"):
+    with pytest.raises(PartitionDamagedError, match=f"schema version {NEXT}, this code knows {HEAD}"):
         await manager_for(weeks, ManualClock(W[2].start)).open()
 
 
@@ -445,5 +448,5 @@ async def test_many_starts_at_once_migrate_without_treading_on_each_other(weeks,
     managers = [manager_for(weeks, clock, newer, busy_timeout=timedelta(seconds=20)) for _ in range(5)]
     await asyncio.gather(*(manager.open() for manager in managers))
     for manager in managers:
-        assert {info.schema_version for info in await manager.partitions()} == {2}
+        assert {info.schema_version for info in await manager.partitions()} == {NEXT}
     await asyncio.gather(*(manager.close() for manager in managers))

@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import threading
 from collections import Counter
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -25,7 +26,7 @@ from betcore_async.errors import (
     StorageFullError,
 )
 from betcore_async.models import BetStatus
-from betcore_async.partitions import PartitionManager, files, rotation, scanner
+from betcore_async.partitions import PartitionManager, carry, files, rotation, scanner, staging
 from betcore_async.partitions.catalog import discover
 from betcore_async.partitions.files import Family
 from betcore_async.sqlite.group import GroupCommit
@@ -165,9 +166,12 @@ async def test_the_53rd_week_is_followed_by_the_first_of_the_next_year(tmp_path)
 # When it fails
 
 
-async def test_a_rotation_that_does_not_add_up_leaves_the_old_week_live(it, monkeypatch):
+@pytest.mark.parametrize("forgotten", carry.CARRIED, ids=lambda carried: carried.what)
+async def test_a_rotation_that_does_not_add_up_leaves_the_old_week_live(it, forgotten, monkeypatch):
     user_id = await user_with_bets(it)
-    monkeypatch.setattr(rotation, "_COPY_OPEN_BETS", rotation._COPY_OPEN_BETS.replace("ORDER BY", "LIMIT 1 --"))
+    await it.bets.settle_cell("closed", won=True)
+    lazy = replace(forgotten, copy="", catch_up=())
+    monkeypatch.setattr(carry, "CARRIED", [lazy if entry is forgotten else entry for entry in carry.CARRIED])
     before = names_in(it.folder)
     it.clock.advance(WEEK)
     with pytest.raises(RotationError, match="the old week stays live") as caught:
@@ -200,14 +204,16 @@ async def test_a_disk_that_fails_leaves_the_old_week_live(it, call, monkeypatch)
 
 async def test_a_full_disk_is_told_as_such(it, monkeypatch):
     await user_with_bets(it)
-    build = rotation._prepare
+    create = staging._create
 
-    def small(raw: sqlite3.Connection, migrations: object) -> None:
-        build(raw, migrations)
+    def small(*arguments: object) -> sqlite3.Connection:
+        raw = create(*arguments)
         raw.execute("PRAGMA max_page_count = 1")
+        return raw
 
-    monkeypatch.setattr(rotation, "_prepare", small)
-    monkeypatch.setattr(rotation, "_COPY_USERS", "CREATE TABLE filler AS SELECT randomblob(100000) AS x")
+    monkeypatch.setattr(staging, "_create", small)
+    big = replace(carry.USERS, copy="CREATE TABLE filler AS SELECT randomblob(100000) AS x")
+    monkeypatch.setattr(carry, "CARRIED", [big])
     before = names_in(it.folder)
     it.clock.advance(WEEK)
     with pytest.raises(StorageFullError):

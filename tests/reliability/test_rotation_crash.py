@@ -11,11 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from weekly_files import ALWAYS, W, live_weeks, platform, states
+from weekly_files import ALWAYS, W, build_successor, live_weeks, platform, states
 
 from betcore_async.partitions.files import Family
-from betcore_async.partitions.rotation import build
-from betcore_async.sqlite.migrations import Migrator
 
 WORKER = [sys.executable, Path(__file__).parent / "rotation_worker.py"]
 ROTATIONS = 12
@@ -58,11 +56,8 @@ async def test_killed_at_any_step_of_a_rotation_it_leaves_one_live_week_and_lose
 @pytest.mark.timeout(180)
 async def test_killed_at_any_step_of_a_start_it_leaves_one_live_week_and_loses_nothing(weeks, tmp_path):
     # A start with something to do: a cut rotation, a build that never ended, weeks that were not finalized.
-    ids = iter(str(number) for number in range(1000))
-    live = weeks / f"bets-{W[2]}.db"
-    orphan = weeks / f"bets-{W[3]}.db"
-    build(orphan, W[3], Migrator().migrations, 0, predecessor=(W[2], live), new_id=lambda: next(ids))
-    shutil.copy(live, Family(weeks / "bets.db").new_staging(W[3]))
+    build_successor(weeks, W[3], W[2])
+    shutil.copy(weeks / f"bets-{W[2]}.db", Family(weeks / "bets.db").new_staging(W[3]))
     for week in W[:2]:
         (weeks / f"bets-{week}.db").chmod(0o600)
     result = await asyncio.to_thread(sweep, weeks, tmp_path / "scratch", "start")

@@ -1,7 +1,9 @@
 """UUIDv7: canonical, strictly growing, and carrying the time of their birth."""
 
 import itertools
+import sqlite3
 import uuid
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from betcore_async.clock import ManualClock, from_microseconds, to_microseconds
 from betcore_async.errors import ModelError
-from betcore_async.ids import IdGenerator, born_at, parse_id
+from betcore_async.ids import SQL_UUID7, IdGenerator, born_at, parse_id
 
 NOON = datetime(2026, 11, 23, 12, 0, 0, 123456, tzinfo=UTC)
 
@@ -30,6 +32,18 @@ def test_ids_grow_strictly_whatever_the_clock_does(steps):
         clock.advance(timedelta(microseconds=step))
         made.append(make())
     assert made == sorted(set(made))
+
+
+def test_ids_made_by_sqlite_are_as_good():
+    many = "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 5000) SELECT {} FROM n"
+    with closing(sqlite3.connect(":memory:")) as raw:
+        made = [row[0] for row in raw.execute(many.format(SQL_UUID7), {"ms": to_microseconds(NOON) // 1000})]
+    assert all(parse_id(identifier) == identifier for identifier in made)
+    assert len(set(made)) == 5000
+    assert {born_at(identifier) for identifier in made} == {NOON.replace(microsecond=123_000)}
+    digits = [set(column) for column in zip(*made, strict=True)]
+    assert all(len(digits[place]) == 16 for place in (15, 16, 17, 20, 21, 22, *range(24, 36)))  # random to the last
+    assert digits[19] == set("89ab")
 
 
 def test_ids_of_one_millisecond_differ_and_cannot_be_counted_on():
