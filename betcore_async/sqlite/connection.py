@@ -209,6 +209,8 @@ async def connect(
             _prepare(raw, file, settings, readonly=readonly)
             if on_connect is not None:
                 on_connect(raw)
+            if isinstance(raw, RawConnection):
+                raw.begin_counting()
         except BaseException:
             raw.close()
             raise

@@ -143,6 +143,7 @@ class GroupCommit:
                 ) from error
             raise
         self._raw.held = False
+        self._counters.commits += 1
 
     def rollback(self) -> None:
         """Roll back what is open; does nothing where SQLite has done so already."""
@@ -156,11 +157,12 @@ class GroupCommit:
         head = line.head()
         if not isinstance(head, Job):
             return None
-        result = GroupResult()
+        result, started = GroupResult(), monotonic()
         try:
             self._run(line, head, result)
         except BaseException as error:  # noqa: BLE001 - the thread has nobody above it; the callers are told
             self._fallen(result, error)
+        self._raw.tally.used += monotonic() - started
         return result
 
     def _run(self, line: Line, head: Job, result: GroupResult) -> None:
@@ -182,6 +184,8 @@ class GroupCommit:
         self._careful = max(self._careful - 1, 0)
         while (job := line.take_job(head)) is not None:
             result.running = job
+            if not job.attempts:
+                self._raw.tally.waited += self._now - job.enqueued_at
             member(job, result)
             result.running = None
             fell, self._now = not self._raw.in_transaction or result.again, monotonic()
@@ -199,9 +203,8 @@ class GroupCommit:
                 self._again(result, alone=False)
                 result.done.append((job, None, translated(error)))
             else:
-                result.again = [*(member[0] for member in result.done), job]
-                result.done = []
-                self._counters.groups_split += 1
+                result.done.append((job, None, None))
+                self._again(result, alone=False)
         else:
             result.done.append((job, value, None))
 
@@ -279,6 +282,7 @@ class GroupCommit:
         result.done = result.failed()
         for job in result.again:
             job.alone = job.alone or alone
+            job.attempts += 1
         self._counters.groups_split += bool(result.again)
 
     def _fallen(self, result: GroupResult, error: BaseException) -> None:

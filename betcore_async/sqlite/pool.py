@@ -281,15 +281,14 @@ class SQLitePool:
 
     def stats(self) -> PoolStats:
         """Return sizes and counts as they are now; all zero sizes when the pool is closed."""
-        counters = {name: getattr(self._counters, name) for name in Counters.__slots__}
-        writer, readers = self._parts or (None, None)
-        opened, idle = readers.sizes if readers else (0, 0)
-        return PoolStats(
-            readers=opened,
-            readers_idle=idle,
-            reads_waiting=readers.waiting if readers else 0,
-            writes_waiting=writer.waiting if writer else 0,
-            **counters,
+        if self._parts is None:
+            return PoolStats.of(self._counters, (), readers=(0, 0, 0), waiting=(0, 0))
+        writer, readers = self._parts
+        return PoolStats.of(
+            self._counters,
+            (*writer.tallies, *readers.tallies),
+            readers=(*readers.sizes, readers.limit),
+            waiting=(readers.waiting, writer.waiting),
         )
 
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from weakref import ref
 
 from betcore_async.errors import DatabaseError
+from betcore_async.sqlite.stats import Tally
 
 C = TypeVar("C", bound=sqlite3.Cursor)
 
@@ -25,6 +26,7 @@ class RawConnection(sqlite3.Connection):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self.tally = Tally()
         self.held = False
         """True while a transaction of the pool is open: without it a statement would commit all by itself."""
         self.stopped: DatabaseError | None = None
@@ -57,7 +59,13 @@ class RawConnection(sqlite3.Connection):
             if (opened := reference()) is not None:
                 with contextlib.suppress(sqlite3.ProgrammingError):  # the connection itself was closed
                     opened.close()
+        self.tally.statements += len(self._opened)
         self._opened.clear()
+
+    def begin_counting(self) -> None:
+        """Forget what setting the connection up took."""
+        self.close_cursors()
+        self.tally.statements = 0
 
     def _know(self, opened: sqlite3.Cursor | sqlite3.Blob) -> None:
         self._opened.append(ref(opened))
@@ -65,7 +73,9 @@ class RawConnection(sqlite3.Connection):
             self._tidy()
 
     def _tidy(self) -> None:
+        before = len(self._opened)
         self._opened = [reference for reference in self._opened if reference() is not None]
+        self.tally.statements += before - len(self._opened)
         self._tidy_at = max(TIDY_AFTER, 2 * len(self._opened))
 
     def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:

@@ -36,6 +36,7 @@ class Reader:
         """What its thread does in a hop."""
         self.answers: deque[Answer] = deque()
         """Filled by the thread, emptied by the loop."""
+        self.tally = raw.tally
         self.hop_began = 0.0
         self.taken: deque[Job] = deque()
         """Reads of the hop that have not begun; the thread takes from the left, the loop takes back from the right."""
@@ -49,10 +50,14 @@ class Reader:
         The reads are taken in one go, and share one snapshot, which saves each its own. It begins after the last of
         them was asked for, so that each sees everything written before.
         """
-        taken, answers, perform, ends = self.taken, self.answers, self.link.perform, monotonic() + HOP_TIME
+        taken, answers, perform, waited, fetches = self.taken, self.answers, self.link.perform, 0.0, 0
+        started = now = monotonic()
         taken.extend(line.take_jobs(HOP_READS))
         together = len(taken) > 1
         while (job := self._next()) is not None:
+            if not job.attempts:
+                waited += now - job.enqueued_at
+            fetches += not job.snapshot
             try:
                 if (together or job.snapshot) and not self._raw.in_transaction:
                     sqlite3.Connection.execute(self._raw, "BEGIN")
@@ -60,13 +65,18 @@ class Reader:
             except BaseException as error:  # noqa: BLE001 - whatever it is, it goes to the caller
                 self.link.broken = self.link.broken or is_broken(error)
                 answers.append((job, None, translated(error)))
-            if self.link.broken or monotonic() >= ends:
+            now = monotonic()
+            if self.link.broken or now >= started + HOP_TIME:
                 break
         try:
             if self._raw.in_transaction:
                 sqlite3.Connection.execute(self._raw, "ROLLBACK")
         except sqlite3.Error:
             self.link.broken = True
+        tally = self.tally
+        tally.waited += waited
+        tally.statements += fetches  # one each, past the tracking of cursors
+        tally.used += now - started
 
     def _next(self) -> Job | None:
         try:
@@ -94,10 +104,11 @@ class Reader:
     def restore(self) -> None:
         """On the thread: undo what a borrower may have done to the connection. Raises where that cannot be done."""
         raw = self._raw
+        run = partial(sqlite3.Connection.execute, raw)
         raw.close_cursors()
         if raw.in_transaction:
-            raw.execute("ROLLBACK")
-        if len(raw.execute("PRAGMA database_list").fetchall()) > 1:
+            run("ROLLBACK")
+        if len(run("PRAGMA database_list").fetchall()) > 1:
             raise sqlite3.OperationalError("a file was left attached")  # seen by the pool alone, which drops the reader
         raw.isolation_level = None
         raw.row_factory, raw.text_factory = Row, str
@@ -105,8 +116,7 @@ class Reader:
         raw.set_trace_callback(None)
         raw.set_progress_handler(None, 0)
         for name, value in (*COMMON_PRAGMAS, *READER_PRAGMAS, *_BORROWED):
-            raw.execute(f"PRAGMA {name} = {value}")
-        raw.close_cursors()
+            run(f"PRAGMA {name} = {value}")
 
 
 _BORROWED = (

@@ -16,8 +16,8 @@ from betcore_async.sqlite.failures import is_interrupt
 from betcore_async.sqlite.raw import RawConnection
 from betcore_async.sqlite.reader import Reader
 from betcore_async.sqlite.retry import is_busy
-from betcore_async.sqlite.stats import Counters
-from betcore_async.sqlite.waiting import Item, Job, Line, Retries, Sweeper, Turn, settle, turn_timeout
+from betcore_async.sqlite.stats import Counters, Tally
+from betcore_async.sqlite.waiting import Item, Job, Line, Retries, State, Sweeper, Turn, settle, turn_timeout
 from betcore_async.tasks import finish
 
 T = TypeVar("T")
@@ -25,6 +25,9 @@ T = TypeVar("T")
 GROW_AFTER = 0.005
 """Seconds a read may stand in the line before another reader is taken for it. Short reads gain nothing from more
 threads (they take turns at the interpreter lock anyway); long ones would hold up the rest."""
+
+GROW_AGAIN_AFTER = 0.1
+"""Seconds until another reader is tried for after one could not be opened."""
 
 LATE_AFTER = 0.005
 """Seconds between looks at hops that take long. The answers of a hop usually come all at once, with its end."""
@@ -64,6 +67,14 @@ class Readers:
         return len(self._line) + sum(len(reader.taken) for reader in self._open)
 
     @property
+    def limit(self) -> int:
+        return self._limit
+
+    @property
+    def tallies(self) -> list[Tally]:
+        return [reader.tally for reader in self._open]
+
+    @property
     def sizes(self) -> tuple[int, int]:
         """Open and idle readers."""
         return len(self._open), len(self._idle)
@@ -74,10 +85,10 @@ class Readers:
         self._retire_later()
 
     async def _connect(self) -> Reader:
-        link = await connect(self._path, self._settings, readonly=True, on_connect=self._on_connect)
+        with self._counters.opening():
+            link = await connect(self._path, self._settings, readonly=True, on_connect=self._on_connect)
         reader = Reader(link, cast("RawConnection", link.raw), self._settings, self._work)
         self._open.add(reader)
-        self._counters.opened += 1
         return reader
 
     # What callers do
@@ -111,9 +122,12 @@ class Readers:
                 raise turn_timeout(timeout or 0.0) from error
             self._counters.cancelled += 1
             raise
+        tally, granted = self._counters.tally, monotonic()
+        tally.waited += granted - turn.enqueued_at
         try:
             yield reader.link
         finally:
+            tally.used += monotonic() - granted
             await finish(self._clean(reader))
 
     async def _clean(self, reader: Reader) -> None:
@@ -141,13 +155,16 @@ class Readers:
         except BetcoreError:
             self._counters.refused += 1
             raise
+        self._counters.requests += 1
         self._sweeper.watch()
         if len(self._line) > 1:
+            self._counters.requests_queued += 1
             return  # whoever stands at the head has been seen to
         if self._newest is None and self._idle and isinstance(item, Job):
             self._start(self._idle.pop())  # what `_kick` would come to: the quick way for the usual case
         else:
             self._kick()
+            self._counters.requests_queued += item.state is State.WAITING
 
     def _kick(self) -> None:
         """Give what stands at the head of the line to a reader, if one should take it now."""
@@ -280,10 +297,13 @@ class Readers:
         elif not self._open:  # nobody else will serve the line
             for item in self._line.take_all():
                 settle(item, error=failure)
+        elif len(self._line):
+            self._look_again(GROW_AGAIN_AFTER)
         self._settle_down()
 
     def _drop(self, reader: Reader, *, broken: bool = False) -> None:
         self._open.discard(reader)
+        self._counters.tally.add(reader.tally)
         self._counters.closed += 1
         self._counters.broken += broken
         self._spawn(self._close_link(reader.link))

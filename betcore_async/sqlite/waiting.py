@@ -64,7 +64,7 @@ class Job(Item):
         self.snapshot = snapshot
         self.alone = False  # a member of a group that fell: run again in a transaction of its own
         self.cancelled = False  # its caller was cancelled while it ran: to be undone
-        self.attempts = 0
+        self.attempts = 0  # that came to nothing, and were nobody's fault
 
 
 class Turn(Item):

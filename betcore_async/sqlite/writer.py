@@ -15,7 +15,7 @@ from betcore_async.sqlite.failures import is_interrupt
 from betcore_async.sqlite.group import GroupCommit, GroupResult
 from betcore_async.sqlite.raw import RawConnection
 from betcore_async.sqlite.retry import backoff, busy_timeout
-from betcore_async.sqlite.stats import Counters
+from betcore_async.sqlite.stats import Counters, Tally
 from betcore_async.sqlite.waiting import Item, Job, Line, Sweeper, Turn, settle
 from betcore_async.sqlite.watch import Watch
 from betcore_async.tasks import finish
@@ -56,13 +56,17 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._use(await self._connect())
 
+    @property
+    def tallies(self) -> list[Tally]:
+        return [] if self._link is None else [cast("RawConnection", self._link.raw).tally]
+
     async def _connect(self) -> Link:
-        return await connect(self._path, self._settings, on_connect=self._on_connect)
+        with self._counters.opening():
+            return await connect(self._path, self._settings, on_connect=self._on_connect)
 
     def _use(self, link: Link) -> None:
         self._link = link
         self._group = GroupCommit(cast("RawConnection", link.raw), self._settings, self._counters, self._watch)
-        self._counters.opened += 1
 
     # What callers do
 
@@ -98,9 +102,12 @@ class Writer:
             if not self._line.abandon(turn) and turn.held is not None:
                 self._next()  # granted in the same moment: hand it on
             raise
+        tally, granted = self._counters.tally, monotonic()
+        tally.waited += granted - turn.enqueued_at
         try:
             yield held
         finally:
+            tally.used += monotonic() - granted
             self._take_back(held[0])
 
     def _take_back(self, link: Link) -> None:
@@ -119,6 +126,8 @@ class Writer:
         except BetcoreError:
             self._counters.refused += 1
             raise
+        self._counters.requests += 1
+        self._counters.requests_queued += self._working
         self._sweeper.watch()
         self._kick()
 
@@ -168,9 +177,11 @@ class Writer:
 
     def _deliver(self, result: GroupResult) -> None:
         counters = self._counters
-        counters.groups += result.committed > 0
-        counters.writes += result.committed
-        counters.largest_group = max(counters.largest_group, result.committed)
+        if result.committed:
+            counters.groups += 1
+            counters.writes += result.committed
+            counters.largest_group = max(counters.largest_group, result.committed)
+            counters.group_sizes[result.committed.bit_length() - 1] += 1
         if result.busy is None:
             self._busy_since, self._busy_attempts = None, 0
         for job, value, error in result.done:
@@ -229,6 +240,7 @@ class Writer:
 
     async def _close_link(self, link: Link) -> None:
         self._counters.closed += 1
+        self._counters.tally.add(cast("RawConnection", link.raw).tally)
         with contextlib.suppress(sqlite3.Error, ValueError):  # it is being given up because it is broken
             await link.close()
 

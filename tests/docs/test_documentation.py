@@ -4,12 +4,14 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from betcore_async.config import RedisSettings
 from betcore_async.config_docs import options_table
+from betcore_async.sqlite import PoolStats
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -51,6 +53,11 @@ def test_the_python_of_the_documentation_runs(block, tmp_path, redis_url):
 
 def test_there_is_python_to_run():
     assert len(BLOCKS) >= 5
+
+
+def test_the_guide_to_the_pool_explains_every_number_of_its_stats():
+    page = (ROOT / "docs" / "sqlite.md").read_text()
+    assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE) == [field.name for field in fields(PoolStats)]
 
 
 def test_the_table_of_settings_is_the_current_one():
