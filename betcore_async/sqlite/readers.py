@@ -4,16 +4,16 @@ import asyncio
 import contextlib
 import sqlite3
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from time import monotonic
-from typing import Any, TypeVar, cast
+from typing import TypeVar
 
 from betcore_async.config import DatabaseSettings
 from betcore_async.errors import BetcoreError, PoolClosedError
-from betcore_async.sqlite.connection import INTERRUPT_AGAIN_AFTER, Hook, Link, connect
+from betcore_async.sqlite.connection import INTERRUPT_AGAIN_AFTER, Hook, Link
 from betcore_async.sqlite.failures import is_interrupt
-from betcore_async.sqlite.raw import RawConnection
+from betcore_async.sqlite.fleet import Fleet
 from betcore_async.sqlite.reader import Reader
 from betcore_async.sqlite.retry import is_busy
 from betcore_async.sqlite.stats import Counters, Tally
@@ -42,21 +42,20 @@ class Readers:
         self._path = path
         self._settings = settings
         self._counters = counters
-        self._on_connect = on_connect
         self._limit = settings.max_open_conns - 1
         self._most_idle = max(settings.max_idle_conns, 1)
         self._line = Line(settings.max_waiters)
         busy_budget = settings.busy_timeout.total_seconds()
         self._retries = Retries(self._line, busy_budget, counters, f"reading {path}")
         self._sweeper = Sweeper(self._line, settings.acquire_timeout.total_seconds(), counters)
-        self._open: set[Reader] = set()
+        self._fleet = Fleet(path, settings, counters, on_connect, self._work)
+        self._open = self._fleet.open
         self._idle: deque[Reader] = deque()
         self._opening = 0
         self._serving: set[Reader] = set()
         self._newest: tuple[Reader, float] | None = None  # the reader that began its hop last, and when
         self._closing = False  # nothing new is taken
         self._shut = False  # nothing more is started
-        self._tasks: set[asyncio.Task[None]] = set()
         self._late_timer: asyncio.TimerHandle | None = None
         self._grow_timer: asyncio.TimerHandle | None = None
         self._retire_timer: asyncio.TimerHandle | None = None
@@ -72,7 +71,7 @@ class Readers:
 
     @property
     def tallies(self) -> list[Tally]:
-        return [reader.tally for reader in self._open]
+        return self._fleet.tallies
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -81,15 +80,8 @@ class Readers:
 
     async def open(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._idle.append(await self._connect())
+        self._idle.append(await self._fleet.add())
         self._retire_later()
-
-    async def _connect(self) -> Reader:
-        with self._counters.opening():
-            link = await connect(self._path, self._settings, readonly=True, on_connect=self._on_connect)
-        reader = Reader(link, cast("RawConnection", link.raw), self._settings, self._work)
-        self._open.add(reader)
-        return reader
 
     # What callers do
 
@@ -177,7 +169,7 @@ class Readers:
             if isinstance(head, Job):
                 self._start(reader)
             elif not reader.link.alive:
-                self._drop(reader, broken=True)
+                self._fleet.drop(reader, broken=True)
             elif (turn := self._line.take_turn()) is not None:
                 turn.grant(reader)
             else:
@@ -189,7 +181,7 @@ class Readers:
         try:
             reader.link.post(reader.hop)
         except PoolClosedError:  # by somebody who had borrowed it
-            self._drop(reader, broken=True)
+            self._fleet.drop(reader, broken=True)
             self._kick()
             return
         reader.hop_began = monotonic()
@@ -222,7 +214,7 @@ class Readers:
             self._kick()
         elif len(self._open) + self._opening < self._limit and self._opening < len(self._line):
             self._opening += 1
-            self._spawn(self._add_reader())
+            self._fleet.spawn(self._add_reader())
 
     def _work(self, reader: Reader) -> None:
         """On the reader's thread: one hop."""
@@ -278,7 +270,7 @@ class Readers:
         surplus = not wanted and (self._closing or len(self._idle) >= self._most_idle)
         broken = reader.link.broken or not reader.link.alive
         if broken or surplus or monotonic() >= reader.expires_at:
-            self._drop(reader, broken=broken)
+            self._fleet.drop(reader, broken=broken)
         else:
             self._idle.append(reader)
         if wanted or self._closing:
@@ -287,7 +279,7 @@ class Readers:
     async def _add_reader(self) -> None:
         reader, failure = None, None
         try:
-            reader = await self._connect()
+            reader = await self._fleet.add()
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody may wait for ever
             failure = error
         finally:
@@ -301,22 +293,6 @@ class Readers:
             self._look_again(GROW_AGAIN_AFTER)
         self._settle_down()
 
-    def _drop(self, reader: Reader, *, broken: bool = False) -> None:
-        self._open.discard(reader)
-        self._counters.tally.add(reader.tally)
-        self._counters.closed += 1
-        self._counters.broken += broken
-        self._spawn(self._close_link(reader.link))
-
-    async def _close_link(self, link: Link) -> None:
-        with contextlib.suppress(sqlite3.Error, ValueError):  # it is being given up, possibly because it is broken
-            await link.close()
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     # What the clock does
 
     def _retire_later(self) -> None:
@@ -328,7 +304,7 @@ class Readers:
         now = monotonic()
         for reader in [reader for reader in self._idle if now >= reader.expires_at]:
             self._idle.remove(reader)
-            self._drop(reader)
+            self._fleet.drop(reader)
         self._retire_later()
 
     # The end
@@ -355,15 +331,11 @@ class Readers:
         for item in (*begun, *self._line.take_all(), *self._retries.take_all()):
             settle(item, error=self._closed())
         self._idle.clear()
-        for reader in list(self._open):
-            self._drop(reader)
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._fleet.shut()
 
     def stop(self) -> None:
         """End the threads without waiting, for a pool that was forgotten."""
-        for reader in self._open:
-            reader.link.stop()
+        self._fleet.stop()
 
     def _closed(self) -> PoolClosedError:
         return PoolClosedError(f"the pool of {self._path} was closed before this call was done")
