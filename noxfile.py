@@ -113,14 +113,14 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run every test, those against a real Redis included."""
-    install(session, extras="[cli,embedded]", groups=("test",))
+    install(session, extras="[archive,cli,embedded]", groups=("test",))
     session.run("pytest", *session.posargs, interrupt_timeout=GRACE)
 
 
 @nox.session
 def integration(session: nox.Session) -> None:
     """Run the tests that need a server or kill processes."""
-    install(session, extras="[cli,embedded]", groups=("test",))
+    install(session, extras="[archive,cli,embedded]", groups=("test",))
     session.run("pytest", "tests/integration", "tests/reliability", *session.posargs, interrupt_timeout=GRACE)
 
 
@@ -136,7 +136,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def typing(session: nox.Session) -> None:
     """Check types, strictly."""
-    install(session, extras="[cli,embedded]", groups=("lint",))
+    install(session, extras="[archive,cli,embedded]", groups=("lint",))
     session.run("mypy", *session.posargs)
 
 

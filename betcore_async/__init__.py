@@ -22,6 +22,8 @@ if TYPE_CHECKING:
         Settings,
     )
     from betcore_async.errors import (
+        ArchiveDamagedError,
+        ArchiveError,
         BalanceLimitError,
         BetcoreError,
         BetNotFoundError,
@@ -76,12 +78,15 @@ if TYPE_CHECKING:
     from betcore_async.logs import bind_request_id, configure_logging, get_logger
     from betcore_async.models import Bet, BetStatus, Candle, LedgerEntry, PricePoint, User
     from betcore_async.partitions import (
+        ArchiveInfo,
+        ArchiveProgress,
         BetPage,
         BetTotals,
         Cursor,
         PartitionInfo,
         PartitionManager,
         RotationReport,
+        VerifyReport,
         Week,
     )
     from betcore_async.redis import EmbeddedRedis, Gap, Message, PriceCache, PubSubHub, Reconnected, RedisClient
@@ -98,6 +103,10 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "ArchiveDamagedError",
+    "ArchiveError",
+    "ArchiveInfo",
+    "ArchiveProgress",
     "AuditReport",
     "BalanceLimitError",
     "Bet",
@@ -190,6 +199,7 @@ __all__ = [
     "UserExistsError",
     "UserNotFoundError",
     "UserStore",
+    "VerifyReport",
     "Violation",
     "WalUnavailableError",
     "Week",

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
@@ -197,6 +198,33 @@ class PartitionSettings(_Part):
         default=parse_duration("8784h"),
         description="A rotation that would skip further ahead than this (a wrong clock) is refused",
     )
+    archive_url: str | None = Field(
+        default=None,
+        description="Where archived weeks go: a folder, `s3://bucket/prefix`, `gs://…` or `az://…`; "
+        "none = a folder beside the files, `data/bets.db-archive`",
+    )
+    keep_weeks: int | None = Field(
+        default=None,
+        ge=1,
+        description="Weeks before the live one that stay when old weeks are archived; none = all of them",
+    )
+    restore_on_demand: bool = Field(
+        default=False,
+        description="Restore the archived weeks that a query reaches, instead of raising `PartitionArchivedError`",
+    )
+
+    @field_validator("archive_url")
+    @classmethod
+    def _archive_url_names_a_place(cls, value: str | None) -> str | None:
+        if value is None or "://" not in value:
+            return value
+        parts = urlsplit(value)
+        if parts.scheme not in {"file", "s3", "gs", "az"} or not (parts.netloc or parts.path.strip("/")):
+            raise ValueError("must be a folder, file:///folder, s3://bucket/prefix, gs://… or az://…")
+        if "@" in parts.netloc or parts.query or parts.fragment:
+            # Locations are shown in errors and records.
+            raise ValueError("must not hold credentials; they belong into AWS_…, GOOGLE_… or AZURE_… variables")
+        return value
 
 
 class Settings(BaseSettings):

@@ -29,6 +29,8 @@
     │   ├── PartitionArchivedError
     │   ├── PartitionDamagedError
     │   ├── PartitionSealedError            the library follows by itself; seen by raw SQL only
+    │   ├── ArchiveError                    the archive refuses, cannot be reached, or belongs to others
+    │   │   └── ArchiveDamagedError         it does not hold what was put into it
     │   └── RotationError
     ├── LedgerError
     │   ├── InsufficientFundsError
@@ -190,6 +192,14 @@ class PartitionDamagedError(PartitionError):
 
 class PartitionSealedError(PartitionError):
     """The file was sealed by a rotation; writes go to `successor`."""
+
+
+class ArchiveError(PartitionError):
+    """The archive cannot be used: unreachable, full, refused, or it belongs to another database. `location`."""
+
+
+class ArchiveDamagedError(ArchiveError):
+    """The archive does not hold what was put into it; nothing of it was used. `location`."""
 
 
 class RotationError(PartitionError):

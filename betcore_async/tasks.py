@@ -1,7 +1,8 @@
-"""The one way to finish work that must not be cut off by a cancellation."""
+"""The one way to finish work that must not be cut off by a cancellation, and the one to stop work on a thread."""
 
 import asyncio
-from collections.abc import Coroutine
+import threading
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -33,3 +34,21 @@ async def finish(work: Coroutine[Any, Any, T] | asyncio.Future[T]) -> T:
     except BaseException as error:
         raise cancelled from error
     raise cancelled
+
+
+async def in_thread(work: Callable[[threading.Event], T]) -> T:
+    """Return `work(stop)`, run on a thread of its own.
+
+    When the caller is cancelled, `stop` is set, and CancelledError is raised once the work has ended: it should look at
+    `stop` now and then, and clean up after itself.
+    """
+    stop = threading.Event()
+    running = asyncio.ensure_future(asyncio.to_thread(work, stop))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        stop.set()
+        await finish(asyncio.wait([running]))
+        if not running.cancelled():
+            running.exception()  # retrieved, so that asyncio does not report it as forgotten
+        raise

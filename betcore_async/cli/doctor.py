@@ -126,7 +126,8 @@ def _chain(family: "Family", settings: "DatabaseSettings") -> list[Finding]:
         return [Finding("weeks", Level.PROBLEM, error.message)]
     damaged = [partition for partition in found.partitions.values() if partition.problem]
     findings = [Finding("weeks", Level.PROBLEM, partition.problem) for partition in damaged]
-    behind = [p for p in found.partitions.values() if not p.problem and p.schema_version < head]
+    archived = sum(p.archived is not None for p in found.partitions.values())  # migrated when they come back
+    behind = [p for p in found.partitions.values() if not (p.problem or p.archived) and p.schema_version < head]
     if behind:
         names = ", ".join(f"{partition.path} ({partition.schema_version})" for partition in behind)
         text = f"schema behind version {head}: {names}; run `betcore migrate up`"
@@ -139,7 +140,8 @@ def _chain(family: "Family", settings: "DatabaseSettings") -> list[Finding]:
         )
         findings.append(Finding("weeks", Level.WARNING, text))
     if not damaged:
-        findings.append(Finding("weeks", Level.OK, f"an unbroken chain, {found.live} is live"))
+        away = f", {archived} archived" if archived else ""
+        findings.append(Finding("weeks", Level.OK, f"an unbroken chain, {found.live} is live{away}"))
     return findings
 
 

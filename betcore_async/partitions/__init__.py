@@ -1,5 +1,6 @@
 """Weekly files: which there are, how the live one moves on, and queries over all of them."""
 
+from betcore_async.partitions.archive import ArchiveInfo, ArchiveProgress, VerifyReport
 from betcore_async.partitions.bets import Cursor
 from betcore_async.partitions.info import BetPage, PartitionInfo, RotationReport
 from betcore_async.partitions.manager import PartitionManager
@@ -8,6 +9,8 @@ from betcore_async.partitions.totals import BetTotals
 from betcore_async.partitions.week import Week
 
 __all__ = [
+    "ArchiveInfo",
+    "ArchiveProgress",
     "BetPage",
     "BetTotals",
     "Cursor",
@@ -15,5 +18,6 @@ __all__ = [
     "PartitionManager",
     "PartitionState",
     "RotationReport",
+    "VerifyReport",
     "Week",
 ]

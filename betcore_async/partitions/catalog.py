@@ -2,19 +2,21 @@
 
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from betcore_async.errors import (
+    ArchiveDamagedError,
     BetcoreError,
     DatabaseError,
     NotBetcoreDatabaseError,
     PartitionDamagedError,
     SchemaTooNewError,
 )
+from betcore_async.partitions.archive_manifest import Manifest, read_record
 from betcore_async.partitions.files import Family, remove
 from betcore_async.partitions.meta import PartitionState, read_meta
 from betcore_async.partitions.week import Week
@@ -51,6 +53,8 @@ class Partition:
     successor: Week | None = None
     problem: str = ""
     """Why it is `damaged`; empty otherwise."""
+    archived: Manifest | None = None
+    """What the record of an `archived` week says."""
     written: bool = False
     """Whether anything came in since it was born; looked at only where nothing else tells whether it was ever live."""
 
@@ -118,10 +122,37 @@ def discover(family: Family, head: int) -> Discovery:
             # A rotation may have gone on since the folder was listed.
             wanted = {entry.successor for entry in found.values() if entry.successor} - found.keys()
             named = {week: path for week in wanted if os.path.lexists(path := family.path_of(week))}
+        there = {week: entry for week, entry in sorted(found.items()) if os.path.lexists(entry.path)}
+        # After the files: the record of a week is there before its file is gone.
+        away = {week: _archived(family, week) for week in family.records() if week not in there}
     except OSError as error:
         raise DatabaseError(f"cannot read the folder {family.folder}: {error.strerror}", path=family.folder) from error
-    there = {week: entry for week, entry in sorted(found.items()) if os.path.lexists(entry.path)}
-    return sort_out({week: _looked_into(entry, there) for week, entry in there.items()})
+    discovery = sort_out({week: _looked_into(entry, there) for week, entry in there.items()})
+    return replace(discovery, partitions=dict(sorted((discovery.partitions | away).items())))
+
+
+def _archived(family: Family, week: Week) -> Partition:
+    path = family.path_of(week)
+    try:
+        record = read_record(family, week)
+    except ArchiveDamagedError as error:
+        problem = f"{error}; restore {week}, and it is written anew"
+        return Partition(week, path, PartitionState.DAMAGED, problem=problem)
+    return Partition(
+        week,
+        path,
+        PartitionState.ARCHIVED,
+        record.schema_version,
+        record.predecessor,
+        record.successor,
+        archived=record,
+    )
+
+
+def came_back(partitions: Mapping[Week, Partition], week: Week) -> bool:
+    """Tell whether a week that was archived is here again: some process has restored it."""
+    entry = partitions.get(week)
+    return entry is not None and entry.state is PartitionState.ARCHIVED and os.path.lexists(entry.path)
 
 
 def _looked_into(entry: Partition, found: dict[Week, Partition]) -> Partition:

@@ -34,6 +34,8 @@ class Family:
         """What each sealed week comes to, kept from run to run; it may be deleted at any time."""
         staging = r"\.[0-9a-f]{8}\.staging(-wal|-shm|-journal)?"
         self._staging = re.compile(f"({name}|{re.escape(self.figures.name)}){staging}", re.ASCII)
+        self._restoring = re.compile(name + r"\.(archived\.new|[0-9a-f]{8}\.restoring(-wal|-shm|-journal)?)", re.ASCII)
+        self._record = re.compile(name + r"\.archived", re.ASCII)
 
     def path_of(self, week: Week) -> Path:
         return self.folder / f"{self._stem}-{week}{self._suffix}"
@@ -42,11 +44,30 @@ class Family:
         """Return a fresh name beside the week's file, under which its successor-to-be is built."""
         return staging_of(self.path_of(week))
 
+    def record_of(self, week: Week) -> Path:
+        """Return the name of the file that says where a week was archived."""
+        return self.folder / f"{self.path_of(week).name}.archived"
+
+    def new_restoring(self, week: Week) -> Path:
+        """Return a fresh name for a week that comes back. Not a staging name: a start in between would remove it."""
+        return self.folder / f"{self.path_of(week).name}.{secrets.token_hex(4)}.restoring"
+
+    @property
+    def default_archive(self) -> Path:
+        return self.folder / f"{self._stem}{self._suffix}-archive"
+
     def weekly_files(self) -> dict[Week, Path]:
         """Return whatever bears the name of a week of this family, oldest first."""
+        return self._by_week(self._weekly)
+
+    def records(self) -> dict[Week, Path]:
+        """Return the records of archived weeks, oldest first; the week itself may be back."""
+        return self._by_week(self._record)
+
+    def _by_week(self, names: re.Pattern[str]) -> dict[Week, Path]:
         found = {}
         for entry in self.folder.iterdir():
-            if match := self._weekly.fullmatch(entry.name):
+            if match := names.fullmatch(entry.name):
                 with contextlib.suppress(ModelError):  # 2025-W53 fits the pattern, but there is no such week: not ours
                     found[Week(match[1])] = entry
         return dict(sorted(found.items()))
@@ -54,6 +75,10 @@ class Family:
     def staging_files(self) -> list[Path]:
         """Return what builds that never ended left behind."""
         return [entry for entry in self.folder.iterdir() if self._staging.fullmatch(entry.name)]
+
+    def restoring_files(self) -> list[Path]:
+        """Return what restores that never ended left behind."""
+        return [entry for entry in self.folder.iterdir() if self._restoring.fullmatch(entry.name)]
 
     def make_folder(self) -> None:
         """Create the folder, for the owner alone, where there is none."""
@@ -63,8 +88,10 @@ class Family:
             raise DatabaseError(f"cannot make the folder {self.folder}: {error.strerror}", path=self.folder) from error
 
     @contextlib.asynccontextmanager
-    async def alone(self, budget: timedelta) -> AsyncIterator[None]:
+    async def alone(self, budget: timedelta, *, archiving: bool = False) -> AsyncIterator[None]:
         """Hold the family's lock: of all start-ups and rotations, in all processes, one goes on at a time.
+
+        With `archiving` it is another lock, for work that lasts: no start and no rotation waits for that.
 
         It keeps them from cleaning up after each other; what must be exclusive for correctness is so by the write lock
         of the live file. The kernel frees it when its holder dies. Raises BusyTimeoutError once `budget` is spent.
@@ -72,18 +99,19 @@ class Family:
         started, attempts = monotonic(), 0
         while True:
             attempts += 1
-            with self._lock() as held:
+            with self._lock(".archive.lock" if archiving else ".lock") as held:
                 if held:
                     yield
                     return
             waited = monotonic() - started
             if waited >= budget.total_seconds():
-                raise busy_timeout(f"opening or rotating {self.folder / self._stem}", waited, attempts)
+                doing = "archiving or restoring weeks of" if archiving else "opening or rotating"
+                raise busy_timeout(f"{doing} {self.folder / self._stem}", waited, attempts)
             await asyncio.sleep(backoff(attempts))
 
     @contextlib.contextmanager
-    def _lock(self) -> Iterator[bool]:
-        name = self.folder / f"{self._stem}{self._suffix}.lock"
+    def _lock(self, suffix: str) -> Iterator[bool]:
+        name = self.folder / f"{self._stem}{self._suffix}{suffix}"
         try:
             descriptor = os.open(name, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:

@@ -15,7 +15,7 @@ from betcore_async.partitions.week import Week
 from betcore_async.sqlite.failures import is_interrupt
 from betcore_async.sqlite.retry import is_busy
 
-_COUNTS = """
+COUNTS = """
 SELECT
     (SELECT count(*) FROM {schema}.users),
     (SELECT count(*) FROM {schema}.bets),
@@ -35,7 +35,7 @@ class PartitionInfo:
     end: datetime
     schema_version: int
     size: int
-    """Bytes on disk, the write-ahead log included."""
+    """Bytes on disk, the write-ahead log included; of an archived week, bytes in the archive."""
     users: int
     bets: int
     """Rows, bets carried over from the week before included."""
@@ -46,6 +46,8 @@ class PartitionInfo:
     successor: Week | None
     problem: str
     """Why the file is damaged; empty otherwise."""
+    location: str = ""
+    """Where the week was archived, if it is not here any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +82,12 @@ class RotationReport:
 def describe(scanner: Scanner, partition: Partition) -> PartitionInfo:
     """Return what there is to say of a file, its rows counted."""
     counts, state, problem = (0, 0, 0, 0), partition.state, partition.problem
-    if state is not PartitionState.DAMAGED:
+    if (copy := partition.archived) is not None:
+        counts = (copy.users, copy.bets, copy.open_bets, copy.entries)
+    elif state is not PartitionState.DAMAGED:
         try:
             schema = scanner.attach(partition.week, partition.path)
-            counts = tuple(scanner.link.raw.execute(_COUNTS.format(schema=schema)).fetchone())
+            counts = tuple(scanner.link.raw.execute(COUNTS.format(schema=schema)).fetchone())
         except (sqlite3.DatabaseError, PartitionDamagedError) as error:
             if is_busy(error) or is_interrupt(error):
                 raise
@@ -95,7 +99,7 @@ def describe(scanner: Scanner, partition: Partition) -> PartitionInfo:
         start=partition.week.start,
         end=partition.week.end,
         schema_version=partition.schema_version,
-        size=_size(partition.path) + _size(partition.path.with_name(partition.path.name + "-wal")),
+        size=copy.archived_size if copy else _size_on_disk(partition.path),
         users=counts[0],
         bets=counts[1],
         open_bets=counts[2],
@@ -103,7 +107,12 @@ def describe(scanner: Scanner, partition: Partition) -> PartitionInfo:
         predecessor=partition.predecessor,
         successor=partition.successor,
         problem=problem,
+        location=copy.location if copy else "",
     )
+
+
+def _size_on_disk(path: Path) -> int:
+    return _size(path) + _size(path.with_name(path.name + "-wal"))
 
 
 def _size(path: Path) -> int:

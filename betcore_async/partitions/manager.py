@@ -18,12 +18,13 @@ from betcore_async.errors import (
     PoolClosedError,
     RotationError,
 )
+from betcore_async.partitions.archive import PartitionArchive
 from betcore_async.partitions.catalog import Partition, clean, discover
 from betcore_async.partitions.info import RotationReport
 from betcore_async.partitions.live import LiveFile, LiveWeek
 from betcore_async.partitions.meta import PartitionState
 from betcore_async.partitions.rotation import check_clock, finalize, rotate
-from betcore_async.partitions.router import PartitionRouter, Reading
+from betcore_async.partitions.router import Reading
 from betcore_async.partitions.scanner import Scanners
 from betcore_async.partitions.staging import Step
 from betcore_async.partitions.startup import migrate, put_in_order
@@ -49,7 +50,7 @@ class Replay(Protocol[R_co]):
     async def __call__(self, live: Week) -> R_co | None: ...
 
 
-class PartitionManager(PartitionRouter):
+class PartitionManager(PartitionArchive):
     """The weekly files of one DB_PATH.
 
         async with PartitionManager(DatabaseSettings(path="data/bets.db")) as partitions:
@@ -67,9 +68,7 @@ class PartitionManager(PartitionRouter):
         clock: Clock = system_clock,
         migrator: Migrator | None = None,
     ) -> None:
-        super().__init__(database, migrator or Migrator(settings=database, clock=clock))
-        self._settings = settings
-        self._clock = clock
+        super().__init__(database, settings, clock, migrator or Migrator(settings=database, clock=clock))
         self._opening = False
         self._live: LiveFile | None = None
 
@@ -105,6 +104,7 @@ class PartitionManager(PartitionRouter):
                 lambda: put_in_order(self._family, self._migrator.migrations, Week.of(now), to_microseconds(now))
             )
             self._catalog = discovery.partitions
+            await self._tidy_up()
             if await self._migrate(discovery.partitions.values()):
                 discovery = await self._refresh()
             week = discovery.live

@@ -14,6 +14,8 @@ class PartitionState(StrEnum):
     """Takes writes (once its predecessor is sealed)."""
     SEALED = "sealed"
     """Read-only for good."""
+    ARCHIVED = "archived"
+    """Not here any more: its file was moved to the archive, a record of it stayed."""
     DAMAGED = "damaged"
     """Cannot be read, or is not what its name says; left alone and reported."""
 
@@ -48,6 +50,8 @@ def read_meta(raw: sqlite3.Connection, path: Path) -> PartitionMeta:
         raise PartitionDamagedError(f"{path} does not say which week it holds", path=path, reason="no partition_meta")
     week, state, predecessor, successor = row
     try:
+        if state not in {PartitionState.LIVE, PartitionState.SEALED}:
+            raise ValueError(f"the state {state!r}")
         return PartitionMeta(
             Week(week),
             PartitionState(state),

@@ -6,7 +6,7 @@ from datetime import datetime
 from itertools import pairwise
 
 from betcore_async.clock import to_microseconds
-from betcore_async.errors import ModelError, PartitionMissingError
+from betcore_async.errors import ModelError, PartitionArchivedError, PartitionMissingError
 from betcore_async.partitions.catalog import Partition
 from betcore_async.partitions.meta import PartitionState
 from betcore_async.partitions.week import Week
@@ -51,7 +51,7 @@ def plan(partitions: Catalog, start: datetime, end: datetime, *, allow_partial: 
         if entry.week.starts_at < last and entry.week.ends_at > first
     )
     # What was before the oldest week that is known of is lost with it.
-    before_all = entries[0].predecessor if entries else None
+    before_all = chain[0].predecessor if (chain := _chain(partitions)) else None
     missing = tuple(
         week
         for week in known_missing(partitions)
@@ -62,33 +62,51 @@ def plan(partitions: Catalog, start: datetime, end: datetime, *, allow_partial: 
     return Plan(spans, missing)
 
 
-def missing_error(partitions: Catalog, weeks: tuple[Week, ...]) -> PartitionMissingError:
-    """Return the error that names weeks which cannot be read, and says why where that is known."""
+def missing_error(
+    partitions: Catalog, weeks: tuple[Week, ...], *, optional: bool = True
+) -> PartitionMissingError | PartitionArchivedError:
+    """Return the error that names weeks which cannot be read, and says why where that is known.
+
+    `optional` says that the caller could do without them.
+    """
+    without = ", or pass allow_partial=True to do without" if optional else ""
     names = ", ".join(week.name for week in weeks)
+    copies = [entry.archived for week in weeks if (entry := partitions.get(week)) and entry.archived]
+    if len(copies) == len(weeks):
+        location = ", ".join(sorted({copy.location for copy in copies}))
+        return PartitionArchivedError(
+            f"archived to {location}: {names}; restore what is needed{without}",
+            weeks=weeks,
+            location=location,
+        )
     problems = "".join(f" ({entry.problem})" for week in weeks if (entry := partitions.get(week)) and entry.problem)
-    return PartitionMissingError(
-        f"no readable file for {names}{problems}; bring it back, or pass allow_partial=True to do without", weeks=weeks
-    )
+    return PartitionMissingError(f"no readable file for {names}{problems}; bring it back{without}", weeks=weeks)
 
 
 def readable(partitions: Catalog) -> list[Partition]:
     """Return the files that can be read, oldest first."""
+    return [entry for entry in _chain(partitions) if entry.state is not PartitionState.ARCHIVED]
+
+
+def _chain(partitions: Catalog) -> list[Partition]:
+    """Return the weeks that say what came before and after them, archived ones included, oldest first."""
     entries = (entry for entry in partitions.values() if entry.state is not PartitionState.DAMAGED)
     return sorted(entries, key=lambda entry: entry.week)
 
 
 def known_missing(partitions: Catalog) -> list[Week]:
-    """Return the weeks, oldest first, that the chain of files says there were, and that cannot be read.
+    """Return the weeks, oldest first, that the chain of files says there were, and that cannot be read here.
 
     Where several in a row are gone, the weeks between the first and the last of them may have had files, too, and are
     named with them.
     """
-    entries = readable(partitions)
+    entries = _chain(partitions)
     missing = [entries[0].predecessor] if entries and entries[0].predecessor else []
+    missing += [entry.week for entry in entries if entry.state is PartitionState.ARCHIVED]
     for before, after in pairwise(entries):
         if before.successor is not None and before.successor != after.week:
             missing += _between(before.successor, after)
-    return missing
+    return sorted(missing)
 
 
 def _between(first: Week, after: Partition) -> Iterator[Week]:

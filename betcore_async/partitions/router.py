@@ -1,7 +1,7 @@
 """PartitionRouter: questions that reach over several weeks, answered from as few files and thread hops as possible."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import TypeVar
 from betcore_async.config import DatabaseSettings
 from betcore_async.errors import (
     ModelError,
+    PartitionArchivedError,
     PartitionDamagedError,
     PartitionError,
     PartitionMissingError,
@@ -18,7 +19,7 @@ from betcore_async.errors import (
 from betcore_async.models import Bet, BetStatus
 from betcore_async.partitions import bets, views
 from betcore_async.partitions.bets import BetQuery, Cursor
-from betcore_async.partitions.catalog import Discovery, Partition, discover, inspect
+from betcore_async.partitions.catalog import Discovery, Partition, came_back, discover, inspect
 from betcore_async.partitions.figure_cache import FigureCache
 from betcore_async.partitions.files import Family
 from betcore_async.partitions.handles import StaleCatalogError
@@ -96,7 +97,7 @@ class PartitionRouter:
         if entry.state is not PartitionState.SEALED:
             reason = entry.problem or f"it is {entry.state}"
             raise PartitionDamagedError(f"{file} cannot be attached as {week}: {reason}", path=file, reason=reason)
-        if week in self._catalog:
+        if week in self._catalog and self._catalog[week].state is not PartitionState.ARCHIVED:
             raise PartitionError(f"{week} is there already: {self._catalog[week].path}", week=week)
         if week >= max(self._catalog):
             raise PartitionError(f"{week} comes after the live week", week=week)
@@ -107,7 +108,7 @@ class PartitionRouter:
             entry = await self._at_desk(lambda: inspect(file, week, head))
         self._detached.pop(week, None)
         self._elsewhere[week] = entry
-        self._catalog = dict(sorted([*self._catalog.items(), (week, entry)]))
+        self._catalog = dict(sorted({**self._catalog, week: entry}.items()))
         return await self.scan(lambda scanner, _: describe(scanner, entry))
 
     async def detach_partition(self, week: Week | str) -> None:
@@ -125,6 +126,8 @@ class PartitionRouter:
         if entry is not None:
             if entry.state is PartitionState.LIVE:
                 raise PartitionError(f"{week} is the live week and cannot be detached", week=week)
+            if entry.state is PartitionState.ARCHIVED:
+                raise PartitionError(f"{week} was archived; there is no file to detach", week=week)
             ours = entry.state is PartitionState.SEALED and self._elsewhere.pop(week, None) is None
             self._detached[week] = entry.path if ours else None
             self._catalog = {known: other for known, other in self._catalog.items() if known != week}
@@ -169,13 +172,20 @@ class PartitionRouter:
                 # With this the question's snapshot of the live week is taken.
                 if scanner.handle(live).raw.execute(_STATE).fetchone()[0] != PartitionState.LIVE:
                     raise StaleCatalogError  # a rotation, here or in another process, moved on
-            return function(scanner, catalog)
+            return _answer(function, scanner, catalog)
 
         while True:
             try:
                 return await self._opened().scanners.run(checked)
             except StaleCatalogError:
                 await self._refresh()
+            except PartitionArchivedError as error:
+                if not await self._restore_on_demand(error.weeks):
+                    raise
+
+    async def _restore_on_demand(self, weeks: Sequence[Week]) -> bool:  # noqa: ARG002 - for who has an archive
+        """Bring archived weeks back that a query reaches, if that is wanted; False where it is not."""
+        return False
 
     async def _ask(self, answer: Callable[[Weeks], T], *, allow_partial: bool) -> T:
         """Return `answer(weeks)`, in one hop and one snapshot of the live week."""
@@ -203,7 +213,8 @@ class PartitionRouter:
         """Return the bets a user placed in [start, end), over all weeks, each once and with its latest outcome.
 
         `limit` is the size of a page; `next_cursor` of one page is the `cursor` of the next. Raises
-        PartitionMissingError when a week's file is not there, unless `allow_partial`.
+        PartitionMissingError when a week's file is not there, PartitionArchivedError when it is in the archive, unless
+        `allow_partial`.
         """
         if limit is not None and limit < 1:
             raise ModelError(f"limit must be at least 1; got {limit}", field="limit")
@@ -254,3 +265,12 @@ class PartitionRouter:
         return await self._ask(
             lambda weeks: views.run(weeks, weeks.spans(start, end), sql, parameters), allow_partial=allow_partial
         )
+
+
+def _answer(function: Callable[[Scanner, Catalog], T], scanner: Scanner, catalog: Catalog) -> T:
+    try:
+        return function(scanner, catalog)
+    except PartitionArchivedError as error:
+        if any(came_back(catalog, week) for week in error.weeks):
+            raise StaleCatalogError from error
+        raise

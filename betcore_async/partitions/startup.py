@@ -40,7 +40,8 @@ async def migrate(partitions: Iterable[Partition], migrator: Migrator, *, allowe
     what kept it, or MigrationError where migrating is not `allowed`.
     """
     head = migrator.migrations[-1].version
-    old = [entry for entry in partitions if entry.state is not PartitionState.DAMAGED and entry.schema_version != head]
+    here = (entry for entry in partitions if entry.state in {PartitionState.LIVE, PartitionState.SEALED})
+    old = [entry for entry in here if entry.schema_version != head]
     if allowed:
         for result in await move_each(old, migrator, migrator.up):
             if result.error is not None and result.state is PartitionState.LIVE:

@@ -4,7 +4,6 @@ Readers that have the old file open go on with it, and a crash leaves the old fi
 nobody writes to; the mark of those is that they have no write permission.
 """
 
-import asyncio
 import contextlib
 import fcntl
 import os
@@ -19,7 +18,7 @@ from typing import TypeVar
 
 from betcore_async.errors import DatabaseError
 from betcore_async.sqlite.connection import create_private, open_raw
-from betcore_async.tasks import finish
+from betcore_async.tasks import in_thread
 
 T = TypeVar("T", bound=Sized)
 
@@ -46,16 +45,7 @@ async def rewrite(path: Path, change: Callable[[sqlite3.Connection], T]) -> T:
     copy is removed; a killed process leaves the copy, named like the file plus `.XXXXXXXX.staging`. Rewrites in one
     folder take turns, in all processes. Raises DatabaseError where the folder refuses it.
     """
-    stop = threading.Event()
-    work = asyncio.ensure_future(asyncio.to_thread(_rewrite, path, change, stop))
-    try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        stop.set()
-        await finish(asyncio.wait([work]))
-        if not work.cancelled():
-            work.exception()  # retrieved, so that asyncio does not report it as forgotten
-        raise
+    return await in_thread(lambda stop: _rewrite(path, change, stop))
 
 
 def _rewrite(path: Path, change: Callable[[sqlite3.Connection], T], stop: threading.Event) -> T:

@@ -9,6 +9,7 @@ from betcore_async.errors import PartitionDamagedError, PartitionMissingError
 from betcore_async.partitions.catalog import Partition
 from betcore_async.partitions.manager import PartitionManager
 from betcore_async.partitions.meta import PartitionState
+from betcore_async.partitions.plan import missing_error
 from betcore_async.partitions.scanner import Scanner
 from betcore_async.partitions.week import Week
 from betcore_async.sqlite.retry import is_busy
@@ -37,10 +38,14 @@ async def run(
     """Check every file, and every hand-over between two files; each file in one read snapshot.
 
     `weeks` limits it to some weeks: each with its hand-over from the week before. Raises PartitionMissingError for one
-    that is not here. `progress(done, of)` is called after each file.
+    that is not here, PartitionArchivedError for one that was archived; without `weeks` those are left out.
+    `progress(done, of)` is called after each file.
     """
     catalog = await partitions.scan(lambda _, catalog: catalog)
-    chosen = sorted(catalog if weeks is None else set(weeks))
+    archived = tuple(week for week, entry in catalog.items() if entry.state is PartitionState.ARCHIVED)
+    chosen = sorted(catalog.keys() - set(archived) if weeks is None else set(weeks))
+    if away := tuple(week for week in chosen if week in archived):
+        raise missing_error(catalog, away, optional=False)
     if unknown := tuple(week for week in chosen if week not in catalog):
         names = ", ".join(week.name for week in unknown)
         raise PartitionMissingError(f"there is no file for {names}, so nothing to audit", weeks=unknown)
@@ -62,7 +67,7 @@ def _audit_file(scanner: Scanner, catalog: Catalog, *, entry: Partition) -> _Aud
     before = catalog.get(entry.predecessor) if entry.predecessor else None
     try:
         names, rules = {"this": scanner.attach(entry.week, entry.path)}, dict(WITHIN)
-        if before is not None and before.state is not PartitionState.DAMAGED:
+        if before is not None and before.state is PartitionState.SEALED:
             names["before"] = scanner.attach(before.week, before.path)
             rules |= ACROSS
         audited = _in_one_snapshot(scanner.link.raw, entry, names, rules)
@@ -70,7 +75,8 @@ def _audit_file(scanner: Scanner, catalog: Catalog, *, entry: Partition) -> _Aud
         if is_busy(error) or _is_interrupt(error):
             raise
         return _unreadable(entry, str(error))
-    if entry.predecessor is not None and "before" not in names:
+    is_archived = before is not None and before.state is PartitionState.ARCHIVED  # intact, as `verify` can prove
+    if entry.predecessor is not None and "before" not in names and not is_archived:
         gone = Violation(entry.week.name, "the week before is there", entry.predecessor.name, "it cannot be read")
         audited.violations.append(gone)
     return audited

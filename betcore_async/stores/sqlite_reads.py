@@ -7,11 +7,9 @@ from datetime import datetime
 from typing import Any
 
 from betcore_async.clock import from_microseconds
-from betcore_async.errors import PartitionMissingError
 from betcore_async.models import LedgerEntry, User
 from betcore_async.partitions.catalog import Partition
-from betcore_async.partitions.meta import PartitionState
-from betcore_async.partitions.plan import known_missing, plan
+from betcore_async.partitions.plan import known_missing, missing_error, plan, readable
 from betcore_async.partitions.scanner import Scanner
 from betcore_async.partitions.week import Week
 from betcore_async.stores.rows import ENTRY_COLUMNS, entries_from_rows
@@ -77,7 +75,7 @@ def find_outcome(scanner: Scanner, catalog: Catalog, *, identifier: str, since: 
 
 def newest_id_before(scanner: Scanner, catalog: Catalog, *, live: Week) -> str:
     """Return the greatest id that the files before the live week used, as far as they are here; empty for none."""
-    earlier = [entry for entry in catalog.values() if entry.week < live and entry.state is not PartitionState.DAMAGED]
+    earlier = [entry for entry in readable(catalog) if entry.week < live]
     raw = scanner.link.raw
     return max((newest_id(raw, scanner.attach(entry.week, entry.path)) for entry in earlier), default="")
 
@@ -86,14 +84,13 @@ def _newest_first(scanner: Scanner, catalog: Catalog, since: datetime) -> Iterat
     """Attach one file after the other, back to the one that took writes at `since`.
 
     Which week that was, its name does not tell: a week takes writes until somebody rotates. Its successor's birth does.
-    Raises PartitionMissingError at the first file that cannot be read: what it holds is unknown, and may matter.
+    Raises PartitionMissingError or PartitionArchivedError at the first file that is not here or cannot be read: what it
+    holds is unknown, and may matter.
     """
     missing = set(known_missing(catalog))
     for week in sorted({*catalog, *missing}, reverse=True):
         if week in missing:
-            raise PartitionMissingError(
-                f"{week} may hold what is asked for, and its file cannot be read; bring it back", weeks=(week,)
-            )
+            raise missing_error(catalog, (week,), optional=False)
         schema = scanner.attach(week, catalog[week].path)
         yield schema
         (created_at,) = scanner.link.raw.execute(_CREATED_AT.format(schema=schema)).fetchone()
