@@ -9,13 +9,13 @@ from redis.exceptions import RedisError as ServerError
 from redis.exceptions import ResponseError
 
 from betcore_async.errors import RedisAuthError, RedisError
-from betcore_async.redis.catch_up import CatchUp, note_seen
+from betcore_async.redis.catch_up import CatchUp
 from betcore_async.redis.events import Message
 from betcore_async.redis.failures import UNANSWERED, backoff, command_error
-from betcore_async.redis.history import History, message_of, offset_of
+from betcore_async.redis.history import History, message_of, name_of_channel, offset_of
 from betcore_async.redis.link import Link
 from betcore_async.redis.subscription import Subscription
-from betcore_async.redis.topics import Topic, Topics
+from betcore_async.redis.topics import Topic, Topics, is_pattern
 from betcore_async.redis.transport import HasTransport
 from betcore_async.tasks import finish
 
@@ -33,7 +33,7 @@ class Feed:
         self._block_limit = block_limit
         self._channels = Topics("SUBSCRIBE", "UNSUBSCRIBE")
         self._patterns = Topics("PSUBSCRIBE", "PUNSUBSCRIBE")
-        self._catch_up = CatchUp(client, self._channels, history)
+        self._catch_up = CatchUp(client, self._topics_for, history)
         self._changed = asyncio.Event()
         self._owner: asyncio.Task[None] | None = None
         self.subscriptions: set[Subscription] = set()
@@ -64,7 +64,7 @@ class Feed:
     # Subscribers come and go: plain bookkeeping, the owner task tells the server.
 
     def _topics_for(self, channel: str) -> Topics:
-        return self._patterns if "*" in channel else self._channels
+        return self._patterns if is_pattern(channel) else self._channels
 
     def join(self, subscription: Subscription) -> None:
         self.subscriptions.add(subscription)
@@ -172,22 +172,23 @@ class Feed:
     def _message_of(self, reply: Any) -> tuple[Topic | None, Message | None]:
         match reply:
             case [b"message", channel, payload]:
-                name = _text(channel)
-                message, topic = message_of(name, payload), self._channels.find(name)
-                if topic is not None and message.offset is not None:
-                    note_seen(topic, offset_of(message.offset))
-                return topic, message
+                name = name_of_channel(channel)
+                topic, message = self._channels.find(name), message_of(name, payload)
             case [b"pmessage", pattern, channel, payload]:
-                name = _text(pattern)
-                return self._patterns.find(name), message_of(_text(channel), payload, name)
-        return None, None
+                asked = name_of_channel(pattern)
+                topic, message = self._patterns.find(asked), message_of(name_of_channel(channel), payload, asked)
+            case _:
+                return None, None
+        if topic is not None and message.offset is not None:
+            topic.note_seen(message.channel, offset_of(message.offset))
+        return topic, message
 
     def _take_note(self, reply: Any) -> None:
         match reply:
             case [b"subscribe", channel, _]:
-                self._acknowledge(self._channels.acknowledged(_text(channel)))
+                self._acknowledge(self._channels.acknowledged(name_of_channel(channel)))
             case [b"psubscribe", pattern, _]:
-                self._acknowledge(self._patterns.acknowledged(_text(pattern)))
+                self._acknowledge(self._patterns.acknowledged(name_of_channel(pattern)))
             case ResponseError():
                 raise reply
 
@@ -211,8 +212,3 @@ class Feed:
         for subscription in self.subscriptions:
             if not subscription.settled.done():
                 subscription.end(error)
-
-
-def _text(name: bytes) -> str:
-    # A pattern matches channels of anybody, whose names need not be UTF-8.
-    return name.decode(errors="surrogateescape")

@@ -2,10 +2,12 @@
 
 The history of a channel is a stream. An offset is the id of its entry, `epoch-number`: numbers are dense, so that a
 hole shows, and a history that was lost begins anew under another epoch (the microsecond at which it began).
+
+An index names the channels that have a history, for those who subscribe by pattern and do not know them.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from betcore_async.errors import ModelError
@@ -30,16 +32,30 @@ LAST: Offset = (-1, 1)
 _MARK = b"\x00betcore:"
 """Begins the payload of a durable message on its channel; its offset and a space follow."""
 
+INDEX = "history:index"
+"""A sorted set of channels by when their histories expire (ms), and one member more that tells the server's memory
+from another: it is made with the index, and scored to stay last."""
+
+_PAGE = 1000
+"""Channels looked at in one call when those of a pattern are looked up."""
+
 # Not repeatable: the second run would be a second message.
-# KEYS: history. ARGV: channel, payload, most entries, life (ms), mark. Returns the number of receiving connections.
+# KEYS: history, index. ARGV: channel, payload, most entries, life (ms), mark. Returns the number of receiving
+# connections.
 _PUBLISH = Script(
     """
     local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
     local epoch = newest and string.match(newest[1], '^%d+')
-    if not epoch then
-        local time = redis.call('TIME')
-        epoch = time[1] .. string.format('%06d', time[2])
-    end
+    local time = redis.call('TIME')
+    local life, now = tonumber(ARGV[4]), time[1] * 1000 + math.floor(time[2] / 1000)
+    if not epoch then epoch = time[1] .. string.format('%06d', time[2]) end
+
+    -- Named before it is written, so that no history exists that the index does not know.
+    if redis.call('EXISTS', KEYS[2]) == 0 then redis.call('ZADD', KEYS[2], 'inf', '\\0' .. epoch) end
+    redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', '(' .. string.format('%.0f', now))
+    redis.call('ZADD', KEYS[2], string.format('%.0f', now + life), ARGV[1])
+    if redis.call('PTTL', KEYS[2]) < life then redis.call('PEXPIRE', KEYS[2], ARGV[4]) end
+
     local offset = redis.call('XADD', KEYS[1], 'MAXLEN', '=', ARGV[3], epoch .. '-*', 'm', ARGV[2])
     redis.call('PEXPIRE', KEYS[1], ARGV[4])
     return redis.call('PUBLISH', ARGV[1], ARGV[5] .. offset .. ' ' .. ARGV[2])
@@ -59,6 +75,35 @@ class Refill:
     """Of the newest message in the history, if there is any."""
 
 
+@dataclass(slots=True)
+class Standing:
+    """Up to where the messages of a topic were had: of its channel, or of each channel that its pattern matched."""
+
+    offsets: dict[str, Offset]
+    memory: bytes | None = None
+    """Which memory of the server the index belonged to; None when there was no index."""
+    forgotten: int = -1
+    """The latest epoch of a channel that is not among `offsets` any more."""
+    at: float = field(default=0.0, compare=False)
+    """When the connection was lost, by the loop's time."""
+
+    def copy(self, at: float) -> "Standing":
+        return Standing(dict(self.offsets), self.memory, self.forgotten, at)
+
+    def forget(self, most: int) -> None:
+        """Keep only the `most` channels that were heard first last."""
+        for channel in list(self.offsets)[: max(0, len(self.offsets) - most)]:
+            self.forgotten = max(self.forgotten, self.offsets.pop(channel)[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Matches:
+    """The channels with a history that a pattern matches."""
+
+    channels: frozenset[str]
+    memory: bytes | None
+
+
 Refills = dict[tuple[str, Offset], Refill]
 """By channel, and the offset after which was read."""
 
@@ -72,7 +117,26 @@ class History:
 
     async def publish(self, transport: Transport, channel: str, message: Value) -> int:
         words = (channel, message, self._size, self._life_ms, _MARK)
-        return int(await _PUBLISH.run(transport, [key_of(channel)], *words))
+        return int(await _PUBLISH.run(transport, [key_of(channel), INDEX], *words))
+
+    @property
+    def life(self) -> float:
+        """Seconds that a history lives after its last message."""
+        return self._life_ms / 1000
+
+    async def matching(self, transport: Transport, pattern: str) -> Matches:
+        """Return the channels with a history that `pattern` matches; the server decides which those are."""
+        found: set[str] = set()
+        cursor: bytes | None = b"0"
+        memory = None
+        while cursor is not None:
+            commands: list[Command] = [("ZSCAN", INDEX, cursor, "MATCH", pattern, "COUNT", _PAGE)]
+            commands.append(("ZRANGE", INDEX, -1, -1))
+            (cursor, page), last = await _answers(transport, commands)
+            found.update(name_of_channel(member) for member in page[::2] if not member.startswith(b"\0"))
+            memory = last[0] if last else None
+            cursor = None if cursor == b"0" else cursor
+        return Matches(frozenset(found), memory)
 
     async def read(self, transport: Transport, wanted: Iterable[tuple[str, Offset]]) -> Refills:
         """Return what there is after each (channel, offset), in one round trip, or two after a loss of the history."""
@@ -103,6 +167,11 @@ def message_of(channel: str, payload: bytes, pattern: str | None = None) -> Mess
     return Message(channel, payload, pattern)
 
 
+def name_of_channel(name: bytes) -> str:
+    # A pattern matches channels of anybody, whose names need not be UTF-8.
+    return name.decode(errors="surrogateescape")
+
+
 def offset_of(text: str) -> Offset:
     """Return the offset that `Message.offset` names, or the words `start` and `last`; raises ModelError."""
     if text in {"start", "last"}:
@@ -126,12 +195,17 @@ async def _read(transport: Transport, asked: Sequence[tuple[str, Offset]]) -> Re
         first = "-" if after[0] <= 0 else f"({after[0]}-{after[1]}"
         newest = ("XREVRANGE", key_of(channel), "+", "-", "COUNT", 1)
         commands += [newest if after == LAST else ("XRANGE", key_of(channel), first, "+"), newest]
-    replies = await transport.run(commands)
+    replies = await _answers(transport, commands)
+    pairs = zip(asked, replies[::2], replies[1::2], strict=True)
+    return {(channel, after): _refill(channel, after, entries, newest) for (channel, after), entries, newest in pairs}
+
+
+async def _answers(transport: Transport, commands: Sequence[Command]) -> list[Any]:
+    replies = await transport.run(commands) if commands else []
     for reply, command in zip(replies, commands, strict=True):
         if isinstance(reply, Exception):
             raise command_error(reply, str(command[0])) from reply
-    pairs = zip(asked, replies[::2], replies[1::2], strict=True)
-    return {(channel, after): _refill(channel, after, entries, newest) for (channel, after), entries, newest in pairs}
+    return replies
 
 
 def _refill(channel: str, after: Offset, entries: list[Any], newest: list[Any]) -> Refill:

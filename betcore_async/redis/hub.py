@@ -19,9 +19,10 @@ from betcore_async.redis.buffers import Key, Policy
 from betcore_async.redis.commands import Value
 from betcore_async.redis.failures import command_error
 from betcore_async.redis.feed import Feed
-from betcore_async.redis.history import LAST, START, History, Offset, offset_of
+from betcore_async.redis.history import LAST, START, History, Standing, offset_of
 from betcore_async.redis.pipeline import milliseconds
 from betcore_async.redis.subscription import Subscription
+from betcore_async.redis.topics import is_pattern
 from betcore_async.redis.transport import HasTransport
 from betcore_async.redis.waking import Wakeups
 
@@ -66,7 +67,7 @@ class PubSubHub:
 
     Messages published with `durable=True` are kept in a history besides, the last `history` of each channel until
     `history_life` after the last of them. After an outage subscribers get from there what they missed: none lost,
-    none twice, in order, or a Gap in place of what the history does not hold any more. Not so for patterns.
+    none twice, in order of each channel, or a Gap in place of what the history does not hold any more.
     """
 
     def __init__(
@@ -193,15 +194,15 @@ def _check(channels: tuple[str, ...], policy: str, maxsize: int, max_rate: float
         raise ModelError(f"max_rate must be messages a second, above 0; got {max_rate!r}", field="max_rate")
 
 
-def _cursors(channels: tuple[str, ...], replay_from: str | None) -> dict[str, Offset]:
+def _cursors(channels: tuple[str, ...], replay_from: str | None) -> dict[str, Standing]:
     if replay_from is None:
         return {}
-    if any("*" in channel for channel in channels):
+    if any(map(is_pattern, channels)):
         raise ModelError("a pattern has no history to replay; name the channels", field="replay_from")
     offset = offset_of(replay_from)
     if offset not in {START, LAST} and len(set(channels)) > 1:
         raise ModelError("an offset belongs to one channel; subscribe each with its own", field="replay_from")
-    return dict.fromkeys(channels, offset)
+    return {channel: Standing({channel: offset}) for channel in channels}
 
 
 def _checked_size(history: int) -> int:

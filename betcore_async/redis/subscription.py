@@ -8,7 +8,7 @@ from typing import Self
 from betcore_async.errors import BetcoreError, SlowSubscriberError
 from betcore_async.redis.buffers import Key, Policy, buffer_for
 from betcore_async.redis.events import Event, Gap, Message, Reconnected
-from betcore_async.redis.history import Offset, Refill, is_after, offset_of
+from betcore_async.redis.history import Offset, Refill, Standing, is_after, offset_of
 from betcore_async.redis.waking import Waiter, Wakeups
 
 _MOST_HELD = 1000
@@ -77,10 +77,10 @@ class Subscription:
         self._lost_at: float | None = None
         self.is_live = False
         """Whether every channel is subscribed at this moment, and what was missed was read."""
-        self.cursors: dict[str, Offset] = {}
-        """Where reading the history of a channel has to begin."""
-        self.floors: dict[str, Offset] = {}
-        """Durable messages up to these were had from the history; they may come live once more."""
+        self.cursors: dict[str, Standing] = {}
+        """After what reading the history has to begin, for each channel or pattern that has to be read."""
+        self.floors: dict[tuple[str | None, str], Offset] = {}
+        """Durable messages up to these, by pattern and channel, were had from the history; they may come live again."""
         self._most_held = max(maxsize, _MOST_HELD)
         self._held: list[Message] | None = None
         self._held_lost = 0
@@ -249,12 +249,13 @@ class Subscription:
         return [message for message in messages if message.offset is None or self._is_new(message)]
 
     def _is_new(self, message: Message) -> bool:
-        floor = self.floors.get(message.channel)
+        place = message.pattern, message.channel
+        floor = self.floors.get(place)
         if floor is None:
             return True
         if not is_after(offset_of(message.offset or ""), floor):
             return False
-        del self.floors[message.channel]  # they come in order: from here on each is new
+        del self.floors[place]  # they come in order: from here on each is new
         return True
 
     def end(self, error: BaseException | None = None) -> None:

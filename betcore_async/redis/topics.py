@@ -3,30 +3,49 @@
 from collections.abc import Iterator
 
 from betcore_async.redis.commands import Command
-from betcore_async.redis.history import Offset
+from betcore_async.redis.history import Offset, Standing
 from betcore_async.redis.subscription import Subscription
+
+_MOST_CHANNELS = 100_000
+"""Channels with durable messages that are remembered for one pattern."""
+
+
+def is_pattern(name: str) -> bool:
+    return "*" in name
 
 
 class Topic:
     """A channel, or a pattern, and who listens to it."""
 
-    __slots__ = ("acks_due", "announced", "name", "newest", "seen", "subscribers")
+    __slots__ = ("acks_due", "ahead", "announced", "is_known", "is_pattern", "name", "seen", "subscribers")
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.is_pattern = is_pattern(name)
         self.subscribers: set[Subscription] = set()
         self.announced = False
         """Whether the last command sent for it was a SUBSCRIBE."""
         self.acks_due = 0
         """SUBSCRIBE commands that the server has not answered yet."""
-        self.seen: Offset | None = None
-        """Of the last durable message that came live, or where the history stood before; None while not known."""
-        self.newest: Offset | None = None
-        """Of the newest durable message known, live or from the history."""
+        self.seen = Standing({})
+        """The last durable messages that came live, or where the histories stood before."""
+        self.is_known = False
+        """Whether where the histories stood before was looked up, or needs not be."""
+        self.ahead: dict[str, Offset] = {}
+        """Of each channel, the newest durable message that was read in its history and has not come live yet."""
 
     @property
     def is_live(self) -> bool:
         return self.announced and self.acks_due == 0
+
+    def note_seen(self, channel: str, offset: Offset) -> None:
+        """Take note of a durable message that came live."""
+        self.seen.offsets[channel] = offset
+        self.is_known = self.is_known or not self.is_pattern  # nothing but this one channel was to be looked up
+        if len(self.seen.offsets) > _MOST_CHANNELS:
+            self.seen.forget(_MOST_CHANNELS // 2)
+        if self.ahead and offset >= self.ahead.get(channel, offset):
+            self.ahead.pop(channel, None)
 
 
 class Topics:
