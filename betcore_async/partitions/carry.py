@@ -7,7 +7,7 @@ written since: as often as one likes while writers go on, and a last time under 
 Nothing here asks for the time of a change, because clocks step back. What changed is found
 
 - among the open bets by comparing all of them, in both directions. A bet moves on from pending to confirmed to decided
-  and never back, and its terms are fixed, so the four columns that are compared tell whether it changed;
+  and never back, and its terms are fixed, so the columns of the index `bets_open_by_cell` tell whether it changed;
 - among the users by the ledger entries behind `:mark`, the last one that was there when the copy was made or caught up
   with before. That no balance changes without an entry is not taken for granted: versions only grow, so one user
   that was missed would leave the sums of the versions apart.

@@ -4,7 +4,7 @@ CREATE TABLE ledger_entries (id TEXT PRIMARY KEY, user_id TEXT NOT NULL REFERENC
 CREATE TABLE partition_meta (id INTEGER PRIMARY KEY CHECK (id = 1), week TEXT NOT NULL CHECK (week GLOB '[0-9][0-9][0-9][0-9]-W[0-5][0-9]'), starts_at INTEGER NOT NULL CHECK ((starts_at - 345600000000) % 604800000000 = 0), ends_at INTEGER NOT NULL CHECK (ends_at = starts_at + 604800000000), state TEXT NOT NULL CHECK (state IN ('live', 'sealed')), predecessor TEXT, successor TEXT CHECK ((state = 'sealed') = (successor IS NOT NULL)), created_at INTEGER NOT NULL, sealed_at INTEGER CHECK ((state = 'sealed') = (sealed_at IS NOT NULL))) STRICT;
 CREATE TABLE users (id TEXT PRIMARY KEY, wallet_address TEXT NOT NULL UNIQUE, balance INTEGER NOT NULL CHECK (balance >= 0), version INTEGER NOT NULL CHECK (version >= 1), created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL) STRICT;
 CREATE INDEX bets_by_user ON bets (user_id, placed_at, id);
-CREATE INDEX bets_open_by_cell ON bets (cell_id, id) WHERE status IN ('pending', 'confirmed');
+CREATE INDEX bets_open_by_cell ON bets (cell_id, id, status, amount) WHERE status IN ('pending', 'confirmed');
 CREATE TRIGGER bets_are_confirmed_once BEFORE UPDATE OF confirmed_at ON bets WHEN NOT (OLD.status = 'pending' AND NEW.status = 'confirmed') BEGIN SELECT RAISE(ABORT, 'a bet keeps the moment at which it was confirmed'); END;
 CREATE TRIGGER bets_are_kept BEFORE DELETE ON bets BEGIN SELECT RAISE(ABORT, 'bets are never deleted'); END;
 CREATE TRIGGER bets_are_placed_in_their_week BEFORE INSERT ON bets WHEN EXISTS (SELECT 1 FROM partition_meta WHERE NEW.placed_at >= ends_at OR (NEW.placed_at < starts_at AND predecessor IS NULL)) BEGIN SELECT RAISE(ABORT, 'a bet is placed within the week of its file'); END;
