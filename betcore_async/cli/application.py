@@ -2,6 +2,7 @@
 
 import typer
 
+from betcore_async.cli.audit import audit
 from betcore_async.cli.config import application as config
 from betcore_async.cli.demo import demo
 from betcore_async.cli.doctor import doctor
@@ -16,6 +17,7 @@ application = typer.Typer(
     pretty_exceptions_enable=False,  # a fault of our own shows as a plain traceback, without local variables
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+application.command("audit")(audit)
 application.command("demo")(demo)
 application.command("doctor")(doctor)
 application.add_typer(config, name="config")

@@ -4,10 +4,11 @@ import asyncio
 import os
 import sqlite3
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
+from betcore_async.cli.families import PathArgument, with_family
 from betcore_async.cli.findings import Finding, Level, file_modes, misspelt_settings, sqlite_library, worst
 from betcore_async.cli.output import JsonOption, logs_on_stderr, print_json, print_table
 
@@ -18,22 +19,13 @@ if TYPE_CHECKING:
 _MOST_VIOLATIONS = 20
 _SIGNS = {Level.OK: "ok", Level.WARNING: "warning", Level.PROBLEM: "PROBLEM"}
 
-PathArgument = Annotated[
-    Path | None,
-    typer.Argument(
-        help="A data folder, or a family of weekly files such as data/bets.db. Default: DB_PATH.", show_default=False
-    ),
-]
-
 
 def doctor(path: PathArgument = None, as_json: JsonOption = False) -> None:
     """Check settings, SQLite, every weekly file, the books, and Redis.
 
     Status 0 when all is well (warnings allowed), 1 when there is a problem, 2 when there is nothing to look at.
     """
-    settings = _settings()
-    if path is not None:
-        settings = settings.model_copy(update={"db": settings.db.model_copy(update={"path": _family_path(path)})})
+    settings = with_family(_settings(), path)
     with logs_on_stderr(settings):
         findings = asyncio.run(_examine(settings))
     if as_json:
@@ -54,22 +46,6 @@ def _settings() -> "Settings":
         slips = misspelt_settings(error.problems, variable_names(), Settings.model_fields)
         hints = "".join(f"; {slip.text}" for slip in slips if slip.level is not Level.OK)
         raise ConfigError(error.message + hints, problems=error.problems) from None
-
-
-def _family_path(path: Path) -> Path:
-    """Return the name of the family that `path`, or the only one in the folder `path`, is."""
-    from betcore_async.errors import ConfigError
-    from betcore_async.partitions.files import Family
-
-    if path.is_dir():
-        stems = {found.name[: -len("-2026-W01.db")] for found in path.glob("*-????-W??.db")}
-        if len(stems) != 1:
-            names = ", ".join(sorted(stems)) or "none"
-            raise ConfigError(f"{path} does not hold one family of weekly files but {names}", problems={"PATH": names})
-        return path / f"{stems.pop()}.db"
-    if not (path.parent.is_dir() and Family(path).weekly_files()):
-        raise ConfigError(f"there is no weekly file of {path}", problems={"PATH": "no weekly file"})
-    return path
 
 
 async def _examine(settings: "Settings") -> list[Finding]:

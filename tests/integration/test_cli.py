@@ -10,6 +10,7 @@ from integration.commands import betcore
 from betcore_async.config import variable_names
 
 COMMANDS = [
+    ("audit",),
     ("demo",),
     ("doctor",),
     *(("migrate", name) for name in ("up", "down", "goto", "plan", "status", "verify", "baseline", "new", "dump")),

@@ -1,0 +1,127 @@
+"""`betcore audit` as its users run it: a verdict for people and for programs, and an exit status."""
+
+import json
+import os
+import pty
+import subprocess
+
+import pytest
+from integration.commands import COMMAND, betcore, environment
+from ledger_files import CELL, by_hand, open_books, path_of
+
+FIRST, SECOND = "2026-W47", "2026-W48"
+
+
+@pytest.fixture
+async def story(tmp_path):
+    """Two weeks with a bet that was won and one that was carried over; returns the folder and the ids."""
+    folder = tmp_path / "data"
+    async with open_books(folder) as books:
+        user = await books.users.create("0xabc", 1_000)
+        won = await books.bets.settle((await books.bets.place(user.id, CELL, 100, 1.9)).id, True)
+        carried = await books.bets.place(user.id, "another", 50, 2.0)
+        await books.next_week()
+    return folder, {"user": user.id, "won": won.id, "carried": carried.id}
+
+
+def audit(folder, *arguments):
+    result = betcore("audit", *arguments, folder=folder.parent, DB_PATH="data/bets.db")
+    return result, json.loads(result.out) if "--json" in arguments and result.out else None
+
+
+def plant(folder, week, sql, **values):
+    with by_hand(path_of(folder, week)) as raw:
+        assert raw.execute(sql, values).rowcount == 1
+
+
+def test_books_that_are_right_are_said_to_be_so(story):
+    folder, _ = story
+    result, verdict = audit(folder, "--json")
+    assert (result.status, verdict["ok"], verdict["first"], verdict["violations"]) == (0, True, None, [])
+    assert verdict["counts"]["weeks"] == 2
+    assert verdict["counts"]["money_in"] == verdict["counts"]["money_out"] == 1_190
+    assert verdict["seconds"] > 0
+    told, _ = audit(folder)
+    assert (told.status, told.out.split(":")[0]) == (0, "all adds up")
+    elsewhere = betcore("audit", folder, folder="/")
+    assert elsewhere.status == 0
+
+
+FAULTS = {
+    "a changed balance": (SECOND, "UPDATE users SET balance = balance + 1 WHERE id = :user", "user"),
+    "a deleted entry": (
+        FIRST,
+        "DELETE FROM ledger_entries WHERE ref_type = 'payout' AND ref_id = :won",
+        "user",
+    ),
+    "an edited entry": (
+        FIRST,
+        "UPDATE ledger_entries SET amount = -101 WHERE ref_type = 'stake' AND ref_id = :won",
+        "",
+    ),
+    "a doubled payout": (
+        FIRST,
+        "UPDATE bets SET payout_amount = payout_amount * 2 WHERE id = :won",
+        "won",
+    ),
+    "a bet in two homes": (
+        SECOND,
+        "UPDATE bets SET placed_at = (SELECT starts_at FROM partition_meta) WHERE id = :carried",
+        "carried",
+    ),
+    "a lost carry-forward": (SECOND, "DELETE FROM ledger_entries WHERE ref_type = 'carry_forward'", "user"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_each_fault_is_told_with_its_first_wrong_row_and_status_one(story, name):
+    folder, ids = story
+    week, sql, subject = FAULTS[name]
+    plant(folder, week, sql, **ids)
+    result, verdict = audit(folder, "--json")
+    assert (result.status, verdict["ok"]) == (1, False)
+    assert verdict["first"] == verdict["violations"][0]
+    assert verdict["first"]["week"] == week
+    assert {"rule", "subject", "detail"} < set(verdict["first"])
+    if subject:
+        assert ids[subject] in {violation["subject"] for violation in verdict["violations"]}
+    told, _ = audit(folder)
+    assert told.status == 1
+    assert verdict["first"]["rule"] in told.out
+
+
+def test_only_the_weeks_that_are_named_are_looked_at(story):
+    folder, ids = story
+    plant(folder, SECOND, "UPDATE users SET balance = balance + 1 WHERE id = :user", **ids)
+    assert audit(folder, "--week", FIRST)[0].status == 0
+    assert audit(folder, "--week", FIRST, "--week", SECOND)[0].status == 1
+    assert audit(folder, "--week", "2026-W01")[0].status == 2
+    assert audit(folder, "--week", "soon")[0].status == 2
+
+
+def test_where_there_is_nothing_to_look_at_nothing_is_passed(tmp_path):
+    result, _ = audit(tmp_path / "data", "--json")
+    assert result.status == 2
+    assert "there is no weekly file" in result.complaint
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_terminal_is_shown_how_far_it_is(story):
+    folder, _ = story
+    leader, follower = pty.openpty()
+    try:
+        done = subprocess.run(
+            [*COMMAND, "audit", str(folder)],
+            stdout=subprocess.PIPE,
+            stderr=follower,
+            env=environment(TERM="xterm", COLUMNS="100"),
+            timeout=50,
+            check=True,
+        )
+        os.set_blocking(leader, False)
+        shown = os.read(leader, 100_000).decode()
+    finally:
+        os.close(leader)
+        os.close(follower)
+    assert "2/2" in shown
+    assert done.stdout.startswith(b"all adds up")
