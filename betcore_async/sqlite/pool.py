@@ -7,21 +7,22 @@ import sqlite3
 import warnings
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextvars import ContextVar
-from functools import partial
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, overload
 
 import aiosqlite
 
 from betcore_async.config import DatabaseSettings, Durability
 from betcore_async.errors import BetcoreError, DatabaseError, PoolClosedError
 from betcore_async.sqlite.connection import Hook
+from betcore_async.sqlite.mapping import fetch_models
 from betcore_async.sqlite.readers import Readers
 from betcore_async.sqlite.retry import retry_busy
 from betcore_async.sqlite.rows import ExecuteResult, Row
 from betcore_async.sqlite.stats import Counters, PoolHealth, PoolStats
+from betcore_async.sqlite.streaming import stream
 from betcore_async.sqlite.transaction import Outcome, Parameters, Transaction, execute, execute_many
 from betcore_async.sqlite.writer import Writer
 from betcore_async.tasks import finish
@@ -149,9 +150,25 @@ class SQLitePool:
         """Return `function(connection)`, run on a reader in one hop: every query in it sees the same snapshot."""
         return await self._open_parts()[1].submit(function, snapshot=True)
 
-    async def fetch_all(self, sql: str, parameters: Parameters = ()) -> list[Row]:
-        """Return all rows of a query."""
-        return await self._open_parts()[1].submit(lambda raw: _run(raw, sql, parameters).fetchall(), snapshot=False)
+    @overload
+    async def fetch_all(self, sql: str, parameters: Parameters = ()) -> list[Row]: ...
+    @overload
+    async def fetch_all(self, sql: str, parameters: Parameters = (), *, as_model: type[T]) -> list[T]: ...
+    async def fetch_all(
+        self, sql: str, parameters: Parameters = (), *, as_model: type[Any] | None = None
+    ) -> list[Row] | list[Any]:
+        """Return all rows of a query; with `as_model` as models, made in bulk on the reader's thread.
+
+        A model is whatever pydantic validates: a BaseModel, a dataclass. Columns are its fields by name.
+        `User` and `Bet` know how their tables keep them: `fetch_all(f"SELECT {Bet.COLUMNS} FROM bets", as_model=Bet)`.
+        A row that does not fit raises ModelError, columns that cannot fit raise DatabaseError.
+        """
+        readers = self._open_parts()[1]
+        if as_model is None:
+            return await readers.submit(lambda raw: _run(raw, sql, parameters).fetchall(), snapshot=False)
+        return await readers.submit(
+            lambda raw: fetch_models(lambda: _run(raw, sql, parameters), as_model), snapshot=False
+        )
 
     async def fetch_one(self, sql: str, parameters: Parameters = ()) -> Row | None:
         """Return the first row of a query, or None."""
@@ -169,30 +186,31 @@ class SQLitePool:
         row = await self.fetch_one(sql, parameters)
         return None if row is None else row[0]
 
-    async def iterate(self, sql: str, parameters: Parameters = (), *, chunk: int = 1000) -> AsyncGenerator[Row, None]:
+    @overload
+    def iterate(self, sql: str, parameters: Parameters = (), *, chunk: int = ...) -> AsyncGenerator[Row, None]: ...
+    @overload
+    def iterate(
+        self, sql: str, parameters: Parameters = (), *, chunk: int = ..., as_model: type[T]
+    ) -> AsyncGenerator[T, None]: ...
+    def iterate(
+        self, sql: str, parameters: Parameters = (), *, chunk: int = 1000, as_model: type[Any] | None = None
+    ) -> AsyncGenerator[Any, None]:
         """Yield the rows of a query one by one, fetched `chunk` at a time: memory stays bounded, whatever the size.
 
         Holds one reader, and its snapshot, until it is exhausted or closed. Leave early inside `contextlib.aclosing`,
         so that the reader comes back at once; an iterator that is only forgotten gives it back with a ResourceWarning.
+        `as_model` is that of `fetch_all`.
         """
         if chunk < 1:
             raise DatabaseError(f"iterate() fetches at least one row at a time, not chunk={chunk}", chunk=chunk)
-        consumer = asyncio.current_task()
-        async with self._open_parts()[1].turn() as link:
-            budget = self._settings.busy_timeout
-            execute = partial(link.run, lambda raw: raw.execute(sql, parameters))
-            cursor = await retry_busy(execute, budget, f"reading {self.path}")
-            try:
-                while rows := await link.run(lambda _: cursor.fetchmany(chunk)):
-                    for row in rows:
-                        yield row
-            except GeneratorExit:
-                forgotten = asyncio.current_task() is not consumer
-            else:
-                forgotten = False
-        if forgotten:
-            text = f"iterate() of {self!r} was left early and forgotten; use contextlib.aclosing"
-            warnings.warn(text, ResourceWarning, stacklevel=1)
+        return stream(
+            self._open_parts()[1],
+            self._settings,
+            lambda raw: raw.execute(sql, parameters),
+            what=f"iterate() of {self!r}",
+            chunk=chunk,
+            as_model=as_model,
+        )
 
     @contextlib.asynccontextmanager
     async def acquire(self, *, timeout: float | None = None) -> AsyncIterator[aiosqlite.Connection]:

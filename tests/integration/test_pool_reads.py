@@ -290,28 +290,118 @@ async def test_iterate_refuses_a_chunk_that_is_no_size(pool, chunk):
         [row async for row in pool.iterate("SELECT 1", chunk=chunk)]
 
 
-@pytest.mark.parametrize("leave", ["aclosing", "exception"])
-async def test_leaving_iterate_early_gives_the_reader_back(narrow, leave):
+async def leave_by_aclosing(rows):
+    async with contextlib.aclosing(rows):
+        async for _ in rows:
+            break
+
+
+async def leave_by_an_exception(rows):
     with contextlib.suppress(KeyError):
-        async with contextlib.aclosing(narrow.iterate("SELECT id FROM entries", chunk=1)) as rows:
+        async with contextlib.aclosing(rows):
             async for _ in rows:
-                if leave == "exception":
-                    raise KeyError
-                break
-    assert narrow.stats().readers_idle == 1
-    await narrow.execute("INSERT INTO entries (amount) VALUES (4)")
-    assert await narrow.fetch_value(COUNT) == 4
+                raise KeyError
 
 
-async def test_a_forgotten_iterator_gives_its_reader_back_with_a_warning(narrow):
+async def leave_by_another_task(rows):
+    await anext(rows)
+
+    async def close():
+        await rows.aclose()
+
+    await asyncio.create_task(close())
+
+
+async def leave_by_exhausting_it(rows):
+    assert len([row async for row in rows]) == 3
+
+
+async def leave_before_the_first_row(rows):
+    await rows.aclose()
+
+
+async def leave_by_break(rows):
+    async for _ in rows:
+        break
+
+
+async def leave_by_an_exception_in_the_loop(rows):
+    with contextlib.suppress(KeyError):
+        async for _ in rows:
+            raise KeyError
+
+
+async def leave_by_a_cancel_in_the_loop(rows):
+    holding = asyncio.Event()
+
+    async def consume(rows):
+        async for _ in rows:
+            holding.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(consume(rows))
+    del rows
+    await holding.wait()
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def leave_in_a_reference_cycle(rows):
+    await anext(rows)
+    cycle = [rows]
+    cycle.append(cycle)
+
+
+CLEAN = [
+    leave_by_aclosing,
+    leave_by_an_exception,
+    leave_by_another_task,
+    leave_by_exhausting_it,
+    leave_before_the_first_row,
+]
+FORGETFUL = [
+    leave_by_break,
+    leave_by_an_exception_in_the_loop,
+    leave_by_a_cancel_in_the_loop,
+    leave_in_a_reference_cycle,
+]
+
+
+@pytest.mark.parametrize("leave", [*CLEAN, *FORGETFUL], ids=lambda leave: leave.__name__)
+async def test_however_iterate_is_left_its_reader_comes_back_and_forgetting_it_warns(narrow, leave, tmp_path):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        async for _ in narrow.iterate("SELECT id FROM entries", chunk=1):
-            break
+        await leave(narrow.iterate("SELECT id FROM entries", chunk=1))
         gc.collect()
         assert await asyncio.wait_for(narrow.fetch_value(COUNT), 5) == 3
         await until(lambda: narrow.stats().readers_idle == 1)
-    assert [w.category for w in caught if "iterate" in str(w.message)] == [ResourceWarning]
+    warned = [warning.category for warning in caught if "iterate" in str(warning.message)]
+    assert warned == ([ResourceWarning] if leave in FORGETFUL else [])
+    await narrow.execute("INSERT INTO entries (amount) VALUES (4)")
+    assert await narrow.fetch_value(COUNT) == 4
+    assert seen_from_outside(tmp_path / "a.db", "PRAGMA wal_checkpoint(TRUNCATE)") == 0  # nobody pins the WAL
+    assert narrow.stats().broken == 0
+
+
+def test_an_iterator_left_over_at_the_end_of_the_loop_gives_its_reader_back(tmp_path):
+    pool, kept = SQLitePool(tmp_path / "a.db"), []
+
+    async def use():
+        await pool.open()
+        kept.append(pool.iterate("SELECT 1 UNION ALL SELECT 2", chunk=1))
+        await anext(kept[0])
+
+    async def look_and_close():
+        assert pool.stats().readers_idle == pool.stats().readers == 1
+        await pool.close()
+
+    runner = asyncio.Runner()
+    runner.run(use())
+    loop = runner.get_loop()
+    with pytest.warns(ResourceWarning, match="left early and forgotten"):
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    runner.run(look_and_close())
+    runner.close()
 
 
 async def test_cancelled_iterate_gives_its_reader_back_without_an_open_statement(narrow, tmp_path):
