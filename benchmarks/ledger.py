@@ -2,15 +2,16 @@
 
     python benchmarks/ledger.py [--quick] [--rounds N] [--bets N] [--json FILE]
 
-Placing a bet is a debit guarded by balance and id, a ledger entry, the bet row, and the models; every contender does
-all of it on the same schema. Each runs in a process of its own on a fresh file, and they take turns, round by round.
-What is printed are medians over the rounds. After each measurement the file is audited: what is missing or doubled
-counts as broken, however fast it was.
+Placing a bet is a debit guarded by balance and id, a ledger entry, the bet row, the link of the hash chain that ends
+the transaction, and the models; every contender does all of it on the same schema. Each runs in a process of its own
+on a fresh file, and they take turns, round by round. What is printed are medians over the rounds. After each
+measurement the file is audited: what is missing or doubled counts as broken, however fast it was.
 """
 
 import argparse
 import asyncio
 import contextlib
+import hashlib
 import json
 import random
 import statistics
@@ -23,6 +24,7 @@ from time import perf_counter
 from typing import Any
 
 import aiosqlite
+import orjson
 from sqlite_pool import measure, versions
 
 from betcore_async.clock import system_clock, to_microseconds
@@ -30,7 +32,7 @@ from betcore_async.config import DatabaseSettings, Durability
 from betcore_async.errors import BetcoreError
 from betcore_async.ids import IdGenerator
 from betcore_async.models import Bet
-from betcore_async.partitions import PartitionManager
+from betcore_async.partitions import PartitionManager, chain
 from betcore_async.stores import BetStore, LedgerStore, SQLiteLedger, UserStore, sqlite_commands
 from betcore_async.stores.commands import PlaceBet
 from betcore_async.stores.sqlite_commands import Books, place_bet
@@ -97,6 +99,7 @@ def one_hop(connection: aiosqlite.Connection) -> Place:
         raw.execute("BEGIN IMMEDIATE")
         try:
             bet = place_bet(Books(raw, to_microseconds(system_clock()), new_id), command)
+            chain.extend(raw)
         except BaseException:
             raw.execute("ROLLBACK")
             raise
@@ -121,10 +124,21 @@ def readme_style(connection: aiosqlite.Connection) -> Place:
             await connection.execute(sqlite_commands.INSERT_ENTRY, entry)
             row = (command.id, user, "cell", 100, PPM, "pending", now, None)
             await connection.execute(sqlite_commands._INSERT_BET, row)
+            await readme_chain(connection)
             await connection.commit()
         return Bet.from_rows([(*row, None)])[0]
 
     return place
+
+
+async def readme_chain(connection: aiosqlite.Connection) -> None:
+    """What `chain.extend` does, statement by statement."""
+    async with connection.execute(chain._HEAD.format(schema="main")) as cursor:
+        seq, upto, last = await cursor.fetchone() or (0, 0, bytes(32))
+    async with connection.execute(chain._UNCHAINED, (upto,)) as cursor:
+        rows = await cursor.fetchall()
+    digest = hashlib.sha256(last + orjson.dumps(rows)).digest()
+    await connection.execute(chain._APPEND, (seq + 1, rows[-1][0], digest))
 
 
 async def run_placing(name: str, case: str, folder: str, seconds: float) -> dict[str, Any]:

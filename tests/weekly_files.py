@@ -20,6 +20,11 @@ W = [Week(f"2026-W{number:02}") for number in range(20, 54)]
 """The weeks of the tests: W[0] is 2026-W20, a Monday in May, W[33] the 53rd week of 2026."""
 
 WEEK = timedelta(days=7)
+
+HEAD = Migrator().migrations[-1].version
+"""The newest schema that is shipped."""
+NEXT = HEAD + 1
+"""The number of a migration of the tests' own, on top of those that are shipped."""
 ALWAYS = (datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC))
 
 

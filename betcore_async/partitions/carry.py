@@ -178,7 +178,24 @@ CLOSED_CELLS = Carry(
     found=_CELL_SUMS + "FROM main.cell_settlements",
 )
 
-CARRIED: tuple[Carry, ...] = (USERS, OPENINGS, OPEN_BETS, CLOSED_CELLS)
+_LAST_HASH = "SELECT hash FROM old.ledger_chain ORDER BY seq DESC LIMIT 1"
+
+CHAIN = Carry(
+    what="hash of the ledger",
+    copy="",
+    catch_up=(
+        "DELETE FROM main.ledger_chain",
+        f"""
+INSERT INTO main.ledger_chain (seq, upto, hash)
+SELECT 0, (SELECT coalesce(max(position), 0) FROM main.ledger_entries), hash
+FROM ({_LAST_HASH})
+""",
+    ),
+    expected=f"SELECT count(*), hash FROM ({_LAST_HASH})",
+    found="SELECT count(*), hash FROM main.ledger_chain",
+)
+
+CARRIED: tuple[Carry, ...] = (USERS, OPENINGS, OPEN_BETS, CLOSED_CELLS, CHAIN)
 """In the order in which they are copied and caught up with."""
 
 _MARK = "SELECT coalesce(max(rowid), 0) FROM old.ledger_entries"

@@ -11,6 +11,7 @@ from typing import TypeVar
 from betcore_async.clock import Clock, to_microseconds
 from betcore_async.config import DatabaseSettings
 from betcore_async.errors import PartitionSealedError
+from betcore_async.partitions import chain
 from betcore_async.partitions.catalog import Partition
 from betcore_async.partitions.meta import PartitionState
 from betcore_async.partitions.week import Week
@@ -41,7 +42,7 @@ class LiveFile:
         self.current: LiveWeek
 
     async def open(self, week: Week, path: Path) -> None:
-        pool = SQLitePool(path, self._settings, name=week.name)
+        pool = SQLitePool(path, self._settings, name=week.name, before_commit=chain.extend)
         await pool.open()
         self.current = LiveWeek(week, path, pool)
 

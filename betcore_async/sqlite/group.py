@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from betcore_async.config import DatabaseSettings, Durability
 from betcore_async.errors import CommitOutcomeUnknownError, DatabaseError, WriteTimeoutError
+from betcore_async.sqlite.connection import Hook
 from betcore_async.sqlite.failures import plain, translated
 from betcore_async.sqlite.raw import RawConnection
 from betcore_async.sqlite.retry import error_code, is_busy
@@ -85,11 +86,19 @@ class GroupResult:
 class GroupCommit:
     """Takes write functions from the line and commits them together."""
 
-    def __init__(self, raw: RawConnection, settings: DatabaseSettings, counters: Counters, watch: Watch) -> None:
+    def __init__(
+        self,
+        raw: RawConnection,
+        settings: DatabaseSettings,
+        counters: Counters,
+        watch: Watch,
+        before_commit: Hook | None = None,
+    ) -> None:
         self._raw = raw
         self._watch = watch
         self._settings = settings
         self._counters = counters
+        self._before_commit = before_commit
         self._synchronous = settings.synchronous
         self._theirs = False  # True while a function of the caller runs
         self._now = 0.0  # when the member that runs began, in monotonic seconds
@@ -133,6 +142,8 @@ class GroupCommit:
 
     def commit(self) -> None:
         """Commit; raises CommitOutcomeUnknownError where nobody can say whether it took place."""
+        if self._before_commit is not None:
+            self._before_commit(self._raw)
         self._raw.close_cursors()
         try:
             self.control(_COMMIT)

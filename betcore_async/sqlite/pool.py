@@ -61,12 +61,18 @@ class SQLitePool:
         *,
         name: str = "",
         on_connect: Hook | None = None,
+        before_commit: Hook | None = None,
     ) -> None:
-        """Remember what to open; `on_connect(sqlite3.Connection)` is called on the thread of each new connection."""
+        """Remember what to open; `on_connect(sqlite3.Connection)` is called on the thread of each new connection.
+
+        `before_commit(sqlite3.Connection)` is called last in every write transaction, of groups as of callers of their
+        own, on the writer's thread: what it writes is committed with them, and when it raises they are undone.
+        """
         self.path = Path(path)
         self.name = name or self.path.stem
         self._settings = settings
         self._on_connect = on_connect
+        self._before_commit = before_commit
         self._counters = Counters()
         self._parts: tuple[Writer, Readers] | None = None
         self._opening = False
@@ -91,7 +97,7 @@ class SQLitePool:
         if self._parts is not None or self._opening:
             raise DatabaseError(f"{self!r} is open already")
         self._counters = Counters()
-        writer = Writer(self.path, self._settings, self._counters, self._on_connect)
+        writer = Writer(self.path, self._settings, self._counters, self._on_connect, self._before_commit)
         readers = Readers(self.path, self._settings, self._counters, self._on_connect)
         self._opening = True
         try:

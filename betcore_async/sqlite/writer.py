@@ -28,12 +28,18 @@ class Writer:
     """Owns the writing connection. Its state changes on the loop only; the thread takes jobs and reports back."""
 
     def __init__(
-        self, path: Path, settings: DatabaseSettings, counters: Counters, on_connect: Hook | None = None
+        self,
+        path: Path,
+        settings: DatabaseSettings,
+        counters: Counters,
+        on_connect: Hook | None = None,
+        before_commit: Hook | None = None,
     ) -> None:
         self._path = path
         self._settings = settings
         self._counters = counters
         self._on_connect = on_connect
+        self._before_commit = before_commit
         self._line = Line(settings.max_waiters)
         self._sweeper = Sweeper(self._line, settings.acquire_timeout.total_seconds(), counters)
         self._watch = Watch(settings.write_timeout.total_seconds(), counters, lambda: self._working)
@@ -66,7 +72,8 @@ class Writer:
 
     def _use(self, link: Link) -> None:
         self._link = link
-        self._group = GroupCommit(cast("RawConnection", link.raw), self._settings, self._counters, self._watch)
+        raw = cast("RawConnection", link.raw)
+        self._group = GroupCommit(raw, self._settings, self._counters, self._watch, self._before_commit)
 
     # What callers do
 

@@ -13,6 +13,7 @@ from betcore_async.partitions.plan import missing_error
 from betcore_async.partitions.scanner import Scanner
 from betcore_async.partitions.week import Week
 from betcore_async.sqlite.retry import is_busy
+from betcore_async.stores import audit_chain
 from betcore_async.stores.audit_report import AuditReport, Violation
 from betcore_async.stores.audit_rules import ACROSS, WITHIN
 from betcore_async.stores.audit_sums import WeekSums, add_up, sums_of
@@ -91,6 +92,8 @@ def _in_one_snapshot(
         found: list[Violation] = []
         for rule, sql in rules.items():
             found += [Violation(week, rule, str(row[0]), str(row[1])) for row in _broken(raw, sql.format(**names))]
+        chain = audit_chain.faults(raw, names["this"], names.get("before"), most=MOST_PER_RULE)
+        found += [Violation(week, *fault) for fault in chain]
         sums = sums_of(raw, names["this"], entry.predecessor)
     finally:
         raw.execute("ROLLBACK")

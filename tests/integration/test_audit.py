@@ -11,6 +11,7 @@ from betcore_async.errors import ModelError, PartitionMissingError
 from betcore_async.partitions import Week
 from betcore_async.stores import Violation
 from betcore_async.stores.audit import MOST_PER_RULE
+from betcore_async.stores.audit_chain import HOLDS
 from betcore_async.stores.audit_rules import ACROSS, WITHIN
 
 FIRST, SECOND, THIRD = "2026-W47", "2026-W48", "2026-W49"
@@ -229,8 +230,8 @@ FAULTS = [
         "'doubled'",
         [
             (
-                "INSERT INTO ledger_entries SELECT 'doubled', user_id, version + 100, amount, balance_after + amount,"
-                " ref_type, ref_id || '-again', metadata, created_at FROM ledger_entries"
+                "INSERT INTO ledger_entries SELECT NULL, 'doubled', user_id, version + 100, amount,"
+                " balance_after + amount, ref_type, ref_id || '-again', metadata, created_at FROM ledger_entries"
                 " WHERE ref_type = 'payout' AND ref_id = :second_won"
             )
         ],
@@ -365,7 +366,7 @@ FAULTS = [
         [
             "INSERT INTO users SELECT 'mallory', 'mallory', 50, 1, created_at, updated_at FROM users WHERE id = :eve",
             (
-                "INSERT INTO ledger_entries SELECT 'forged', 'mallory', 1, 50, 50, ref_type, 'mallory', NULL,"
+                "INSERT INTO ledger_entries SELECT NULL, 'forged', 'mallory', 1, 50, 50, ref_type, 'mallory', NULL,"
                 " created_at FROM ledger_entries WHERE ref_type = 'carry_forward' AND user_id = :eve"
             ),
         ],
@@ -472,7 +473,8 @@ async def test_a_careful_forger_who_corrects_every_later_entry_is_still_found(st
     )
     report = await story.audit()
     assert {(found.rule, found.week) for found in report.violations} == {
-        ("a balance opens as it closed the week before", THIRD)
+        ("a balance opens as it closed the week before", THIRD),
+        (HOLDS, SECOND),
     }
 
 
@@ -485,7 +487,8 @@ async def test_sums_that_leave_64_bits_are_a_violation_and_no_crash(story):
 async def test_a_rule_that_every_row_breaks_is_told_a_few_times(story):
     story.plant(THIRD, "UPDATE ledger_entries SET created_at = 0")
     report = await story.audit()
-    assert len(report.violations) == MOST_PER_RULE
+    assert {found.rule for found in report.violations} == {"rows lie in their week", HOLDS}
+    assert len(report.violations) == 2 * MOST_PER_RULE
 
 
 async def test_a_damaged_file_is_a_violation_and_the_others_are_still_audited(story):

@@ -139,11 +139,11 @@ async def test_versions_are_dense_also_under_concurrency_and_over_weeks(books, t
         ("UPDATE users SET wallet_address = 'other' WHERE wallet_address = '0xone'", "identity"),
         ("DELETE FROM users", "never deleted"),
         (
-            "INSERT INTO ledger_entries SELECT 'x', id, 99, 5, 5, 'withdrawal', 'x', NULL, created_at FROM users",
+            "INSERT INTO ledger_entries SELECT NULL, 'x', id, 99, 5, 5, 'withdrawal', 'x', NULL, created_at FROM users",
             "CHECK",
         ),
         (
-            "INSERT INTO ledger_entries SELECT 'x', id, 99, 5, 5, 'opening', id, NULL, created_at FROM users",
+            "INSERT INTO ledger_entries SELECT NULL, 'x', id, 99, 5, 5, 'opening', id, NULL, created_at FROM users",
             "UNIQUE",
         ),
     ],

@@ -12,7 +12,19 @@ from pathlib import Path
 
 import pytest
 from sqlite_files import Holder
-from weekly_files import ALWAYS, W, build_successor, direct, live_weeks, manager_for, names_in, platform, states
+from weekly_files import (
+    ALWAYS,
+    HEAD,
+    NEXT,
+    W,
+    build_successor,
+    direct,
+    live_weeks,
+    manager_for,
+    names_in,
+    platform,
+    states,
+)
 
 from betcore_async.clock import ManualClock
 from betcore_async.errors import (
@@ -29,9 +41,6 @@ from betcore_async.partitions import PartitionState
 from betcore_async.partitions.files import Family
 from betcore_async.partitions.staging import build_first
 from betcore_async.sqlite.migrations import Migrator
-
-HEAD = Migrator().migrations[-1].version
-NEXT = HEAD + 1
 
 
 @pytest.fixture
@@ -107,7 +116,8 @@ async def test_a_live_week_is_not_taken_for_an_orphan_when_the_week_before_is_da
     with direct(weeks / f"bets-{W[2]}.db") as raw:  # something came in since: it was live
         raw.execute("INSERT INTO users VALUES ('u', 'w', 0, 1, 0, 0)")
         raw.execute(
-            "INSERT INTO ledger_entries SELECT 'e', 'u', 1, 0, 0, 'opening', 'u', NULL, starts_at FROM partition_meta"
+            "INSERT INTO ledger_entries SELECT NULL, 'e', 'u', 1, 0, 0, 'opening', 'u', NULL, starts_at "
+            "FROM partition_meta"
         )
     async with platform(weeks, W[2]) as it:
         assert it.manager.current_week == W[2]
@@ -177,7 +187,7 @@ def newer_schema(path: Path) -> None:
 def strange_meta(path: Path) -> None:
     with direct(path) as raw:
         raw.execute(f"PRAGMA application_id = {0x42657443}")
-        raw.execute("PRAGMA user_version = 1")
+        raw.execute(f"PRAGMA user_version = {HEAD}")
         for table in ("users", "bets", "ledger_entries"):
             raw.execute(f"CREATE TABLE {table} (id)")
         raw.execute("CREATE TABLE partition_meta (id, week, state, predecessor, successor)")
@@ -187,7 +197,7 @@ def strange_meta(path: Path) -> None:
 def endless_view(path: Path) -> None:
     with direct(path) as raw:
         raw.execute(f"PRAGMA application_id = {0x42657443}")
-        raw.execute("PRAGMA user_version = 1")
+        raw.execute(f"PRAGMA user_version = {HEAD}")
         for table in ("users", "bets", "ledger_entries"):
             raw.execute(f"CREATE TABLE {table} (id)")
         raw.execute(

@@ -175,7 +175,15 @@ def test_every_table_is_strict_and_every_time_an_integer(file):
     tables = file.execute(
         "SELECT name, strict FROM pragma_table_list WHERE schema = 'main' AND name NOT LIKE 'sqlite%'"
     )
-    names = {"partition_meta", "users", "bets", "ledger_entries", "cell_settlements", "schema_migrations"}
+    names = {
+        "partition_meta",
+        "users",
+        "bets",
+        "ledger_entries",
+        "ledger_chain",
+        "cell_settlements",
+        "schema_migrations",
+    }
     assert dict(tables) == dict.fromkeys(names, 1)
     columns = file.execute(
         "SELECT tables.name, columns.name, columns.type "

@@ -17,6 +17,7 @@ from reliability.ledger_worker import KINDS, clock_since
 
 from betcore_async.clock import to_microseconds
 from betcore_async.ids import IdGenerator
+from betcore_async.partitions import chain
 from betcore_async.stores import sqlite_cells, sqlite_commands
 from betcore_async.stores.commands import CancelBet, CreateUser, Deposit, PlaceBet, SettleBet, SettleChunk, Transfer
 from betcore_async.stores.sqlite_commands import Books
@@ -203,6 +204,8 @@ async def test_an_engine_that_commits_each_statement_on_its_own_is_caught_wherev
                 handler(Books(raw, to_microseconds(NOON), new_id), command)
             except Killed:
                 died = True
+            raw.lives = Mortal.lives
+            chain.extend(raw)  # as the writer would: it is the commands that are on trial
         async with open_books(folder) as books:
             report = await books.ledger.audit()
         if not died:
