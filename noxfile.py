@@ -121,7 +121,8 @@ def tests(session: nox.Session) -> None:
 def integration(session: nox.Session) -> None:
     """Run the tests that need a server or kill processes."""
     install(session, extras="[archive,cli,embedded]", groups=("test",))
-    session.run("pytest", "tests/conformance", "tests/integration", "tests/reliability", *session.posargs, interrupt_timeout=GRACE)
+    folders = ("tests/conformance", "tests/integration", "tests/reliability")
+    session.run("pytest", *folders, *session.posargs, interrupt_timeout=GRACE)
 
 
 @nox.session

@@ -12,15 +12,26 @@ import random
 import sys
 import time
 from datetime import datetime, timedelta
+from itertools import count
 from pathlib import Path
 
 from ledger_files import NOON, open_books
 
-from betcore_async.stores.commands import CancelBet, Deposit, PlaceBet, SettleBet, Transfer
+from betcore_async.stores.commands import (
+    CancelBet,
+    ChunkSettlement,
+    Deposit,
+    PlaceBet,
+    PlaceBets,
+    SettleBet,
+    SettleChunk,
+    Transfer,
+)
 
 TASKS = 8
 SPEED = timedelta(days=7) / timedelta(seconds=2)
 CELLS = 5
+PPM = 1_500_000
 
 
 class Journal:
@@ -31,15 +42,45 @@ class Journal:
         os.write(self._file, json.dumps(line).encode() + b"\n")
 
 
-KINDS = {kind.__name__: kind for kind in (Deposit, Transfer, PlaceBet, SettleBet, CancelBet)}
+KINDS = {kind.__name__: kind for kind in (Deposit, Transfer, PlaceBet, SettleBet, CancelBet, SettleChunk)}
+KINDS["PlaceBets"] = lambda *bets: PlaceBets(tuple(PlaceBet(*terms) for terms in bets))
 
 
 def terms(command: object) -> list:
+    if isinstance(command, PlaceBets):
+        return [terms(bet) for bet in command.bets]
     return [getattr(command, name) for name in command.__dataclass_fields__]
+
+
+def told(outcome: object) -> object:
+    """What a journal keeps of an outcome."""
+    if isinstance(outcome, tuple):
+        return [told(one) for one in outcome]
+    return outcome.bets if isinstance(outcome, ChunkSettlement) else outcome.model_dump(mode="json")
 
 
 def clock_since(started: float):
     return lambda: NOON + (datetime.fromtimestamp(time.time()) - datetime.fromtimestamp(started)) * SPEED  # noqa: DTZ006
+
+
+async def play_a_bet(books, user, chance, execute):
+    cell = f"cell {chance.randrange(CELLS)}"
+    bet = await execute(PlaceBet(books.engine.new_id(), user, cell, chance.randint(1, 50), PPM))
+    if chance.random() < 0.01:
+        await asyncio.sleep(chance.random() / 5)  # it may be carried over meanwhile
+    await execute(CancelBet(bet.id) if chance.random() < 0.2 else SettleBet(bet.id, chance.random() < 0.5))
+
+
+async def play_a_cell(books, users, chance, execute):
+    """Bet in one batch on a cell of one's own, and settle it chunk by chunk."""
+    cell, won = f"own {books.engine.new_id()}", chance.random() < 0.5
+    bets = [
+        PlaceBet(books.engine.new_id(), owner, cell, chance.randint(1, 50), PPM) for owner in chance.sample(users, 3)
+    ]
+    await execute(PlaceBets(tuple(bets)))
+    for number in count(1):
+        if (await execute(SettleChunk(cell, won, number, 2))).is_last:
+            return
 
 
 async def main(folder: str, journal: str, seed: int, seconds: float, started: float) -> None:
@@ -52,27 +93,21 @@ async def main(folder: str, journal: str, seed: int, seconds: float, started: fl
         async def execute(command):
             log.write("try", type(command).__name__, terms(command))
             outcome = await books.engine.execute(command)
-            log.write("ack", type(command).__name__, terms(command), outcome.model_dump(mode="json"))
+            log.write("ack", type(command).__name__, terms(command), told(outcome))
             return outcome
 
         async def player():
             while time.monotonic() < ends:
                 user, other = chance.sample(users, 2)
-                match chance.randrange(6):
+                match chance.randrange(7):
                     case 0:
                         await execute(Deposit(books.engine.new_id(), user, chance.randint(1, 50)))
                     case 1:
                         await execute(Transfer(books.engine.new_id(), user, other, 1))
+                    case 2:
+                        await play_a_cell(books, users, chance, execute)
                     case _:
-                        cell = f"cell {chance.randrange(CELLS)}"
-                        bet = await execute(
-                            PlaceBet(books.engine.new_id(), user, cell, chance.randint(1, 50), 1_500_000)
-                        )
-                        if chance.random() < 0.01:
-                            await asyncio.sleep(chance.random() / 5)  # it may be carried over meanwhile
-                        await execute(
-                            CancelBet(bet.id) if chance.random() < 0.2 else SettleBet(bet.id, chance.random() < 0.5)
-                        )
+                        await play_a_bet(books, user, chance, execute)
 
         async def rotator():
             while time.monotonic() < ends:
