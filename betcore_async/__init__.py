@@ -80,6 +80,7 @@ if TYPE_CHECKING:
     from betcore_async.partitions import (
         ArchiveInfo,
         ArchiveProgress,
+        AutoRotation,
         BetPage,
         BetTotals,
         Cursor,
@@ -108,6 +109,7 @@ __all__ = [
     "ArchiveInfo",
     "ArchiveProgress",
     "AuditReport",
+    "AutoRotation",
     "BalanceLimitError",
     "Bet",
     "BetNotFoundError",

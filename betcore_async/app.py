@@ -8,7 +8,7 @@ from betcore_async.clock import Clock, system_clock
 from betcore_async.config import Settings
 from betcore_async.errors import BetcoreError
 from betcore_async.health import Health, Stats
-from betcore_async.partitions import PartitionManager
+from betcore_async.partitions import AutoRotation, PartitionManager
 from betcore_async.redis import PriceCache, PubSubHub, RedisClient
 from betcore_async.stores import BetStore, LedgerStore, SQLiteLedger, UserStore
 
@@ -30,6 +30,7 @@ class Betcore:
     def __init__(self, settings: Settings | None = None, *, clock: Clock = system_clock) -> None:
         self.settings = Settings() if settings is None else settings
         self.partitions = PartitionManager(self.settings.db, self.settings.partitions, clock=clock)
+        self._auto_rotation = AutoRotation(self.partitions, clock)
         self.redis = RedisClient(self.settings.redis)
         self.hub = PubSubHub(self.redis)
         self.prices = PriceCache(self.redis, self.settings.prices, clock=clock, hub=self.hub)
@@ -38,7 +39,7 @@ class Betcore:
         self._opened: contextlib.AsyncExitStack | None = None
 
     async def __aenter__(self) -> Self:
-        """Discover and migrate the weekly files, open the live one, reach Redis.
+        """Discover and migrate the weekly files, open the live one, reach Redis; begin to watch for the week's end.
 
         Raises MigrationError, PartitionError, DatabaseError, RedisUnavailableError; nothing stays open then.
         """
@@ -47,6 +48,8 @@ class Betcore:
         async with contextlib.AsyncExitStack() as opening:
             for part in (self.partitions, self.redis, self.hub):
                 await opening.enter_async_context(part)
+            if self.settings.partitions.auto_rotate:
+                await opening.enter_async_context(self._auto_rotation)
             self._opened = opening.pop_all()
         return self
 

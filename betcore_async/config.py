@@ -194,6 +194,9 @@ class PartitionSettings(_Part):
     """How the weekly files are opened and rotated."""
 
     migrate_on_open: bool = Field(default=True, description="Bring every weekly file to the newest schema at start")
+    auto_rotate: bool = Field(
+        default=True, description="Betcore moves on to a new weekly file by itself when the week is over"
+    )
     max_clock_ahead: Duration = Field(
         default=parse_duration("8784h"),
         description="A rotation that would skip further ahead than this (a wrong clock) is refused",

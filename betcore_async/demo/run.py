@@ -77,6 +77,7 @@ class Demo:
     async def _run_in(self, folder: DataFolder, redis: RedisSettings) -> "_Found":
         parts = {
             "db": self.plan.settings.db.model_copy(update={"path": folder.database}),
+            "partitions": self.plan.settings.partitions.model_copy(update={"auto_rotate": False}),  # weeks pass at will
             "redis": redis,
             "prices": PriceSettings(key_prefix=folder.run),  # on a server of the user's own others may live, too
         }

@@ -1,6 +1,7 @@
 """Weekly files: which there are, how the live one moves on, and queries over all of them."""
 
 from betcore_async.partitions.archive import ArchiveInfo, ArchiveProgress, VerifyReport
+from betcore_async.partitions.auto_rotation import AutoRotation
 from betcore_async.partitions.bets import Cursor
 from betcore_async.partitions.info import BetPage, PartitionInfo, RotationReport
 from betcore_async.partitions.manager import PartitionManager
@@ -11,6 +12,7 @@ from betcore_async.partitions.week import Week
 __all__ = [
     "ArchiveInfo",
     "ArchiveProgress",
+    "AutoRotation",
     "BetPage",
     "BetTotals",
     "Cursor",

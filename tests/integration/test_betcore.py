@@ -5,9 +5,10 @@ import asyncio
 import pytest
 from ledger_files import CELL, NOON, WEEK, path_of
 from redis_tools import kill
+from sqlite_files import until
 
 from betcore_async import Betcore, EmbeddedRedis, ManualClock, Settings
-from betcore_async.config import DatabaseSettings, PriceSettings, RedisSettings
+from betcore_async.config import DatabaseSettings, PartitionSettings, PriceSettings, RedisSettings
 from betcore_async.errors import (
     BetcoreError,
     ConfigError,
@@ -16,6 +17,7 @@ from betcore_async.errors import (
     RedisClosedError,
     RedisUnavailableError,
 )
+from betcore_async.partitions import auto_rotation
 
 
 def settings_for(folder, redis_url, prefix="betcore-tests"):
@@ -49,6 +51,20 @@ async def test_every_part_works_inside_the_block_and_over_a_rotation(settings, c
         assert (await core.ledger.audit()).ok
     async with Betcore(settings, clock=clock) as core:
         assert await core.ledger.balance(user.id) == 10_450
+
+
+async def test_the_week_moves_on_by_itself_unless_told_not_to(settings, clock, monkeypatch):
+    monkeypatch.setattr(auto_rotation, "SPREAD", 0)
+    async with Betcore(settings, clock=clock) as core:
+        live = core.partitions.current_week
+    clock.advance(WEEK)
+    by_hand = settings.model_copy(update={"partitions": PartitionSettings(auto_rotate=False)})
+    async with Betcore(by_hand, clock=clock) as core:
+        assert not [task for task in asyncio.all_tasks() if "rotation" in task.get_name()]
+        assert core.partitions.current_week == live
+    async with Betcore(settings, clock=clock) as core:
+        await until(lambda: core.partitions.current_week != live)
+        assert core.partitions.current_week == live.next()
 
 
 async def test_a_bet_reaches_the_subscribers_of_another_process_after_its_commit(settings, clock):
