@@ -8,6 +8,7 @@ from betcore_async.cli.demo import demo
 from betcore_async.cli.doctor import doctor
 from betcore_async.cli.migrate import application as migrate
 from betcore_async.cli.partitions import application as partitions
+from betcore_async.cli.redis import redis
 
 application = typer.Typer(
     name="betcore",
@@ -20,6 +21,7 @@ application = typer.Typer(
 application.command("audit")(audit)
 application.command("demo")(demo)
 application.command("doctor")(doctor)
+application.command("redis")(redis)
 application.add_typer(config, name="config")
 application.add_typer(migrate, name="migrate")
 application.add_typer(partitions, name="partitions")

@@ -52,8 +52,9 @@ _PUBLISH = Script(
 
     -- Named before it is written, so that no history exists that the index does not know.
     if redis.call('EXISTS', KEYS[2]) == 0 then redis.call('ZADD', KEYS[2], 'inf', '\\0' .. epoch) end
-    redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', '(' .. string.format('%.0f', now))
+    -- The first write is one that needs memory: only that one is refused when there is none left.
     redis.call('ZADD', KEYS[2], string.format('%.0f', now + life), ARGV[1])
+    redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', '(' .. string.format('%.0f', now))
     if redis.call('PTTL', KEYS[2]) < life then redis.call('PEXPIRE', KEYS[2], ARGV[4]) end
 
     local offset = redis.call('XADD', KEYS[1], 'MAXLEN', '=', ARGV[3], epoch .. '-*', 'm', ARGV[2])

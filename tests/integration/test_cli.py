@@ -13,6 +13,7 @@ COMMANDS = [
     ("audit",),
     ("demo",),
     ("doctor",),
+    ("redis",),
     *(("migrate", name) for name in ("up", "down", "goto", "plan", "status", "verify", "baseline", "new", "dump")),
     ("partitions", "list"),
     ("partitions", "rotate"),
