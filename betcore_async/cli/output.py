@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from betcore_async.config import Settings
 
 _PIPE_WIDTH = 400  # characters; a line for people may be cut by their pager, one for grep must be whole
@@ -43,6 +45,13 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title:
     with console.capture() as text:
         console.print(table)
     print("\n".join(line.rstrip() for line in text.get().strip("\n").splitlines()))
+
+
+def print_picture(picture: "Text") -> None:
+    """Print text in colours on a terminal, plain to a file or a pipe."""
+    from rich.console import Console
+
+    Console(highlight=False).print(picture, soft_wrap=True)
 
 
 @contextmanager

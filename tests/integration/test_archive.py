@@ -32,17 +32,29 @@ from betcore_async.stores.sqlite_engine import CLOCK_SKEW
 pytestmark = pytest.mark.usefixtures("object_stores")
 
 
-@pytest.fixture
-async def weeks(tmp_path):
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
     """Six weeks, each with a settled bet and one that is open to the end; W[0] to W[2] are old enough to go."""
-    async with platform(tmp_path / "data") as it:
-        user = await it.users.create("0xabc", 10_000)
-        for week in W[:6]:
-            if week != W[0]:
-                await it.next_week()
-            await it.bets.settle((await it.bets.place(user.id, "cell", 100, 2.0)).id, won=True)
-            await it.bets.place(user.id, "open", 1, 2.0)
-        it.user = user.id
+    folder = tmp_path_factory.mktemp("template") / "data"
+
+    async def make():
+        async with platform(folder) as it:
+            user = await it.users.create("0xabc", 10_000)
+            for week in W[:6]:
+                if week != W[0]:
+                    await it.next_week()
+                await it.bets.settle((await it.bets.place(user.id, "cell", 100, 2.0)).id, won=True)
+                await it.bets.place(user.id, "open", 1, 2.0)
+            return user.id
+
+    return folder, asyncio.run(make())
+
+
+@pytest.fixture
+async def weeks(template, tmp_path):
+    folder, user = template
+    async with platform(shutil.copytree(folder, tmp_path / "data"), W[5]) as it:
+        it.user = user
         yield it
 
 

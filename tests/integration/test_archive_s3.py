@@ -1,0 +1,154 @@
+"""The archive in a bucket: against a server that speaks S3, on loopback."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+import urllib.request
+
+import pytest
+from weekly_files import ALWAYS, W, platform
+
+from betcore_async.config import PartitionSettings
+from betcore_async.errors import ArchiveDamagedError, ArchiveError
+from betcore_async.partitions import PartitionManager, archive_store
+
+pytestmark = pytest.mark.usefixtures("object_stores")
+
+SECRET = "wJalrXUtnFEMI-not-to-be-seen"
+
+
+@pytest.fixture(scope="module")
+def s3():
+    """URL of a server of our own, with a bucket."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    url = f"http://127.0.0.1:{port}"
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            until = time.monotonic() + 40
+            while server.poll() is None and time.monotonic() < until:
+                with contextlib.suppress(OSError):
+                    ask(f"{url}/bucket", "PUT")
+                    break
+                time.sleep(0.05)
+            yield url
+        finally:
+            server.send_signal(signal.SIGKILL)
+
+
+def ask(url, method="GET", data=None):
+    with urllib.request.urlopen(urllib.request.Request(url, method=method, data=data), timeout=20) as answer:
+        return answer.read()
+
+
+@pytest.fixture
+def credentials(s3, monkeypatch):
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "AKIANOTTOBESEEN",
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": s3,
+        "AWS_ALLOW_HTTP": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+async def weeks(tmp_path, credentials):
+    async with platform(tmp_path) as it:
+        user = await it.users.create("0xabc", 10_000)
+        for week in W[:6]:
+            if week != W[0]:
+                await it.next_week()
+            await it.bets.settle((await it.bets.place(user.id, "cell", 100, 2.0)).id, won=True)
+        it.user = user.id
+        await it.manager.close()
+        yield it
+
+
+def manager(it, url="s3://bucket/some/prefix"):
+    return PartitionManager(it.manager._database, PartitionSettings(archive_url=url), clock=it.clock)
+
+
+async def test_a_week_goes_to_a_bucket_and_comes_back(weeks, s3):
+    url = f"s3://bucket/{W[1]}-there-and-back"
+    async with manager(weeks, url) as it:
+        before = await it.query_bets(weeks.user, *ALWAYS)
+        info = await it.archive(W[1])
+        assert info.location == url
+        listing = await asyncio.to_thread(ask, f"{s3}/bucket?prefix={W[1]}-there-and-back")
+        assert listing.count(b"<Key>") == 2
+        assert (await it.verify(W[1])).ok
+        await it.restore(W[1])
+        assert await it.query_bets(weeks.user, *ALWAYS) == before
+        assert (await it.archive(W[1])).object == info.object
+
+
+async def test_an_upload_of_many_parts_arrives_whole_and_one_that_is_cut_leaves_none(weeks, s3, monkeypatch):
+    def noise(size):
+        for _ in range(size // 2**20):
+            yield os.urandom(2**20)
+        if size % 2**20:
+            raise RuntimeError("cut")
+
+    def upload():
+        store = archive_store.ArchiveStore("s3://bucket/parts", weeks.folder)
+        store.upload("whole", noise(20 * 2**20))
+        pieces = list(store.download("whole", 20 * 2**20))
+        assert [len(piece) for piece in pieces] == [8 * 2**20, 8 * 2**20, 4 * 2**20]
+        with pytest.raises(RuntimeError, match="cut"):
+            store.upload("cut", noise(20 * 2**20 + 1))
+        with pytest.raises(ArchiveDamagedError, match="is not there"):
+            list(store.download("cut", 1))
+
+    await asyncio.to_thread(upload)
+    assert b"<Upload>" not in await asyncio.to_thread(ask, f"{s3}/bucket?uploads")
+
+
+async def test_damage_in_the_bucket_is_found(weeks, s3):
+    async with manager(weeks, "s3://bucket/damage") as it:
+        info = await it.archive(W[1])
+        place = f"{s3}/bucket/damage/{info.object}"
+        data = bytearray(await asyncio.to_thread(ask, place))
+        data[len(data) // 2] ^= 1
+        await asyncio.to_thread(ask, place, "PUT", bytes(data))
+        assert "is damaged" in (await it.verify(W[1])).problems[0]
+        with pytest.raises(ArchiveDamagedError):
+            await it.restore(W[1])
+
+
+@pytest.mark.parametrize(
+    ("url", "endpoint"), [("s3://no-such-bucket/x", None), ("s3://bucket/x", "http://127.0.0.1:1")]
+)
+async def test_a_store_that_refuses_is_told_without_credentials_and_loses_nothing(weeks, url, endpoint, monkeypatch):
+    monkeypatch.setattr(archive_store, "RETRIES", {"max_retries": 1})
+    if endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    async with manager(weeks, url) as it:
+        with pytest.raises(ArchiveError) as caught:
+            await it.archive(W[1])
+        assert caught.value.location == url
+        shown = "".join(traceback.format_exception(caught.value)) + repr(caught.value) + repr(caught.value.facts)
+        assert SECRET not in shown
+        assert "AKIANOTTOBESEEN" not in shown
+        assert len((await it.query_bets(weeks.user, *ALWAYS)).bets) == 6
+
+
+def test_what_looks_like_a_signature_is_cut_from_the_reason():
+    error = OSError(
+        "Error performing PUT https://user:pw@host/c/k?sig=SECRET&se=1 in 3ms, status code: 403 Forbidden: <xml>KEYID</xml>"
+        "\n\nDebug source: SECRET"
+    )
+    reason = archive_store._reason(error)
+    assert reason == "Error performing PUT https://…@host/c/k?… in 3ms, status code: 403 Forbidden"

@@ -1,0 +1,161 @@
+"""`betcore partitions` on real files: what goes away and comes back, how it looks, and what it says when it cannot."""
+
+import json
+import shutil
+
+import pytest
+from integration.commands import betcore
+from weekly_files import W, names_in, platform
+
+WEEKS = [str(week) for week in W[:6]]
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    """Six weeks with one bet each; the oldest three may be archived."""
+    import asyncio
+
+    folder = tmp_path_factory.mktemp("template") / "data"
+
+    async def make():
+        async with platform(folder) as it:
+            user = await it.users.create("0xabc", 10_000)
+            for week in W[:6]:
+                if week != W[0]:
+                    await it.next_week()
+                await it.bets.settle((await it.bets.place(user.id, "cell", 100, 2.0)).id, won=True)
+
+    asyncio.run(make())
+    return folder
+
+
+@pytest.fixture
+def folder(template, tmp_path):
+    return shutil.copytree(template, tmp_path / "data")
+
+
+def run(folder, *arguments, **variables):
+    return betcore("partitions", *arguments, folder=folder.parent, DB_PATH="data/bets.db", **variables)
+
+
+def rows(result):
+    return {row["week"]: row for row in json.loads(result.out)}
+
+
+def test_weeks_are_archived_verified_and_restored(folder):
+    done = run(folder, "archive", "--keep", "3", "--json")
+    assert done.status == 0, done.err
+    assert list(rows(done)) == WEEKS[:2]
+    assert all(row["archived"] < row["size"] and row["performed"] for row in rows(done).values())
+    assert not {f"bets-{week}.db" for week in WEEKS[:2]} & names_in(folder)
+
+    verified = run(folder, "verify", "--json")
+    assert {week: row["ok"] for week, row in rows(verified).items()} == dict.fromkeys(WEEKS[:2], True)
+
+    restored = run(folder, "restore", *WEEKS[:2])
+    assert restored.status == 0, restored.err
+    assert all(week in restored.out for week in WEEKS[:2])
+    assert {f"bets-{week}.db" for week in WEEKS} <= names_in(folder)
+
+
+def test_the_timeline_tells_every_state_by_its_letter(folder):
+    run(folder, "archive", WEEKS[0])
+    (folder / f"bets-{WEEKS[2]}.db").unlink()
+    (folder / f"bets-{WEEKS[3]}.db").chmod(0o600)
+    (folder / f"bets-{WEEKS[3]}.db").write_bytes(b"not a database")
+    listed = run(folder, "list")
+    assert listed.status == 1  # for the damaged one
+    assert "2026  " + "·" * 19 + "ASMDSL\n" in listed.out
+    assert "\x1b[" not in listed.out
+    assert "L live  S sealed  A archived  M missing  D damaged" in listed.out
+    found = json.loads(run(folder, "stats", "--json").out)
+    assert found["weeks"] == {"archived": 1, "sealed": 2, "damaged": 1, "live": 1, "missing": 1}
+    assert found["missing"] == [WEEKS[2]]
+    assert found["bytes_archived"] > 0
+    assert "bytes archived" in run(folder, "stats").out
+
+
+def test_the_timeline_has_colours_on_a_terminal():
+    from rich.console import Console
+
+    from betcore_async.cli.timeline import STYLES, timeline
+
+    picture = timeline(dict(zip(W, STYLES, strict=False)) | {W[33].next(): "live"})
+    console = Console(force_terminal=True, color_system="standard", width=80)
+    with console.capture() as text:
+        console.print(picture)
+    assert "\x1b[" in text.get()
+    assert max(len(line) for line in picture.plain.splitlines()) <= 62
+    assert "\n2027  L\n" in picture.plain
+
+
+def test_a_dry_run_and_a_repeat_touch_nothing(folder):
+    assert list(rows(run(folder, "archive", "--older-than", WEEKS[2], "--dry-run", "--json"))) == WEEKS[:2]
+    assert {f"bets-{week}.db" for week in WEEKS} <= names_in(folder)
+    run(folder, "archive", WEEKS[0])
+    assert rows(run(folder, "archive", WEEKS[0], "--json"))[WEEKS[0]]["performed"] is False
+    assert run(folder, "archive", "--keep", "50").out == "nothing to archive\n"
+
+
+def test_one_week_that_cannot_be_archived_keeps_no_other_from_it(folder):
+    done = run(folder, "archive", WEEKS[5], WEEKS[0], PARTITIONS_ARCHIVE_URL="elsewhere")
+    assert done.status == 1
+    assert WEEKS[0] in done.out
+    assert "only sealed weeks can be archived" in done.err
+    assert (folder.parent / "elsewhere" / WEEKS[0] / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "text"),
+    [
+        (("archive",), {}, "PARTITIONS_KEEP_WEEKS"),
+        (("archive", WEEKS[0], "--keep", "3"), {}, "exclude each other"),
+        (("archive", "soon"), {}, "not an ISO week"),
+        (("archive", WEEKS[0]), {"PARTITIONS_ARCHIVE_URL": "ftp://there"}, "PARTITIONS_ARCHIVE_URL"),
+        (("archive", WEEKS[0]), {"PARTITIONS_ARCHIVE_URL": "s3://key:hunter2@bucket"}, "must not hold credentials"),
+        (("attach", "2026-W10", "nothing.db"), {}, "there is no file"),
+        (("detach", WEEKS[5], "--to", "."), {}, "live week"),
+    ],
+)
+def test_what_cannot_be_done_is_said_with_status_2(folder, arguments, variables, text):
+    result = run(folder, *arguments, **variables)
+    assert result.status == 2
+    assert text in " ".join(result.err.split())
+    assert "hunter2" not in result.err
+
+
+def test_damage_in_the_archive_is_status_1(folder):
+    run(folder, "archive", WEEKS[0])
+    (place,) = (folder / "bets.db-archive" / WEEKS[0]).glob("*.zst")
+    data = bytearray(place.read_bytes())
+    data[-1] ^= 1
+    place.write_bytes(data)
+    for command in ("verify", "restore"):
+        result = run(folder, command, WEEKS[0])
+        assert (result.status, result.out) == (1, "")
+        assert "is damaged" in result.err
+
+
+def test_a_week_is_moved_out_of_the_folder_and_back(folder, tmp_path):
+    place = tmp_path / "elsewhere"
+    place.mkdir()
+    assert run(folder, "detach", WEEKS[1], "--to", place).status == 0
+    moved = place / f"bets-{WEEKS[1]}.db"
+    assert moved.exists()
+    assert "·SMSSSL"[1:] in run(folder, "list").out.replace("·", "")
+    back = run(folder, "attach", WEEKS[1], moved, "--json")
+    assert json.loads(back.out) == {"week": WEEKS[1], "path": f"data/bets-{WEEKS[1]}.db", "bets": 1}
+    assert (folder / moved.name).read_bytes() == moved.read_bytes()
+    assert (folder / moved.name).stat().st_mode & 0o777 == 0o400
+    again = run(folder, "attach", WEEKS[1], moved)
+    assert again.status == 2
+    assert "is there already" in again.complaint
+    assert run(folder, "detach", WEEKS[1], "--to", place).status == 2  # it would overwrite what is there
+    assert run(folder, "list").out.count("sealed") >= 5
+
+
+def test_nothing_is_made_where_there_is_nothing(tmp_path):
+    for command in (("list",), ("stats",), ("archive", "2026-W10"), ("verify",)):
+        result = betcore("partitions", *command, folder=tmp_path)
+        assert "there is no weekly file yet" in result.out + result.err
+    assert list(tmp_path.iterdir()) == []
