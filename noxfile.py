@@ -112,9 +112,22 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run every test, those against a real Redis included."""
+    """Run every test, those against a real Redis included, on the Python that runs nox."""
     install(session, extras="[archive,cli,embedded]", groups=("test",))
     session.run("pytest", *session.posargs, interrupt_timeout=GRACE)
+
+
+def tests_on(version: str) -> None:
+    """Offer the tests on another Python as a session of its own, where there is a `python3.12` on the path."""
+
+    @nox.session(python=version, name=f"tests-{version}")
+    def tests_there(session: nox.Session) -> None:
+        """Run the same on the Python it is named after."""
+        tests(session)
+
+
+for supported in ("3.11", "3.12", "3.13"):
+    tests_on(supported)
 
 
 @nox.session

@@ -311,7 +311,7 @@ class SQLitePool:
         return PoolStats.of(
             self._counters,
             (*writer.tallies, *readers.tallies),
-            readers=(*readers.sizes, readers.limit),
+            readers=readers.sizes,
             waiting=(readers.waiting, writer.waiting),
         )
 

@@ -38,6 +38,7 @@ class Reader:
         """Filled by the thread, emptied by the loop."""
         self.tally = raw.tally
         self.hop_began = 0.0
+        self.lent_at = 0.0
         self.taken: deque[Job] = deque()
         """Reads of the hop that have not begun; the thread takes from the left, the loop takes back from the right."""
         self._raw = raw

@@ -66,17 +66,13 @@ class Readers:
         return len(self._line) + sum(len(reader.taken) for reader in self._open)
 
     @property
-    def limit(self) -> int:
-        return self._limit
-
-    @property
     def tallies(self) -> list[Tally]:
         return self._fleet.tallies
 
     @property
-    def sizes(self) -> tuple[int, int]:
-        """Open and idle readers."""
-        return len(self._open), len(self._idle)
+    def sizes(self) -> tuple[int, int, int]:
+        """Readers open, idle, and most there may be."""
+        return len(self._open), len(self._idle), self._limit
 
     async def open(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -101,6 +97,14 @@ class Readers:
     @contextlib.asynccontextmanager
     async def turn(self, timeout: float | None = None) -> AsyncIterator[Link]:
         """Have one reader alone, in order of arrival; given back clean or not at all."""
+        reader = await self.claim(timeout)
+        try:
+            yield reader.link
+        finally:
+            await self.release(reader)
+
+    async def claim(self, timeout: float | None = None) -> Reader:
+        """As `turn`, for who cannot use a context manager; to be followed by `release`."""
         turn = Turn(self._loop.create_future(), patient=timeout is not None)
         self._enqueue(turn)
         try:
@@ -114,13 +118,13 @@ class Readers:
                 raise turn_timeout(timeout or 0.0) from error
             self._counters.cancelled += 1
             raise
-        tally, granted = self._counters.tally, monotonic()
-        tally.waited += granted - turn.enqueued_at
-        try:
-            yield reader.link
-        finally:
-            tally.used += monotonic() - granted
-            await finish(self._clean(reader))
+        reader.lent_at = monotonic()
+        self._counters.tally.waited += reader.lent_at - turn.enqueued_at
+        return reader
+
+    async def release(self, reader: Reader) -> None:
+        self._counters.tally.used += monotonic() - reader.lent_at
+        await finish(self._clean(reader))
 
     async def _clean(self, reader: Reader) -> None:
         """Bring a reader back into service if it can be made as it was, destroy it otherwise."""

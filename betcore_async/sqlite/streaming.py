@@ -33,7 +33,10 @@ async def stream(
         return lambda: make(cursor.fetchmany(chunk))
 
     forgotten = False
-    async with readers.turn() as link:
+    # Not `readers.turn()`: that is a generator too, and at its end a loop closes all generators at once, in any order.
+    reader = await readers.claim()
+    try:
+        link = reader.link
         fetch = await retry_busy(lambda: link.run(start), settings.busy_timeout, what)
         try:
             while rows := await link.run(lambda _: fetch()):
@@ -41,6 +44,8 @@ async def stream(
                     yield row
         except GeneratorExit:
             forgotten = _is_being_collected()
+    finally:
+        await readers.release(reader)
     if forgotten:
         warnings.warn(f"{what} was left early and forgotten; use contextlib.aclosing", ResourceWarning, stacklevel=1)
 
