@@ -16,7 +16,7 @@ from betcore_async.partitions.weeks import Weeks
 Record = tuple[object, ...]
 """A row of bets in the order of `Bet.COLUMNS`."""
 
-_ID, _STATUS, _PLACED_AT = 0, 5, 6
+_ID, STATUS, _PLACED_AT = 0, 5, 6
 _LOOKUP_CHUNK = 500
 _SCAN_CHUNK = 1000
 
@@ -97,7 +97,7 @@ def _of_week(weeks: Weeks, span: Span, query: BetQuery) -> Iterator[Record]:
         # Asked for again with each chunk: completing the one before may have closed the week.
         records = weeks.raw(span.partition).execute(sql, values).fetchall()
         completed = complete(weeks, span.partition, records)
-        yield from (record for record in completed if query.status is None or record[_STATUS] == query.status)
+        yield from (record for record in completed if query.status is None or record[STATUS] == query.status)
         if len(records) < chunk:
             return
         cursor = cursor_after(records[-1])
@@ -105,7 +105,7 @@ def _of_week(weeks: Weeks, span: Span, query: BetQuery) -> Iterator[Record]:
 
 def complete(weeks: Weeks, home: Partition, records: Sequence[Record]) -> list[Record]:
     """Return the records with the latest outcome of those that were open when their week was sealed."""
-    waiting = {record[_ID] for record in records if record[_STATUS] in OPEN_STATUSES} if home.successor else set()
+    waiting = {record[_ID] for record in records if record[STATUS] in OPEN_STATUSES} if home.successor else set()
     if not waiting:
         return list(records)
     latest: dict[object, Record] = {}
@@ -113,7 +113,7 @@ def complete(weeks: Weeks, home: Partition, records: Sequence[Record]) -> list[R
         copies = by_id(weeks, holder, [str(identifier) for identifier in waiting])
         latest.update((copy[_ID], copy) for copy in copies)
         # Settled there, or never carried further: either way no later file has anything to add.
-        waiting = {copy[_ID] for copy in copies if copy[_STATUS] in OPEN_STATUSES}
+        waiting = {copy[_ID] for copy in copies if copy[STATUS] in OPEN_STATUSES}
         if not waiting:
             break
     return [latest.get(record[_ID], record) for record in records]

@@ -1,9 +1,10 @@
 """PartitionRouter: questions that reach over several weeks, answered from as few files and thread hops as possible."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,6 +30,7 @@ from betcore_async.partitions.migrating import at_version, move_each
 from betcore_async.partitions.plan import Catalog
 from betcore_async.partitions.rotation import make_whole
 from betcore_async.partitions.scanner import Scanner, Scanners
+from betcore_async.partitions.stream import Part, PartQuery, next_part
 from betcore_async.partitions.totals import BetTotals, TotalsQuery, totals
 from betcore_async.partitions.week import Week
 from betcore_async.partitions.weeks import Weeks
@@ -228,6 +230,35 @@ class PartitionRouter:
         more = records[-1] if limit is not None and len(records) == limit else None
         return BetPage(found, bets.cursor_after(more) if more else None, tuple(sorted(missing)))
 
+    async def iterate_bets(
+        self,
+        start: datetime,
+        end: datetime,
+        *,
+        user_id: str | None = None,
+        status: BetStatus | None = None,
+        newest_first: bool = True,
+        chunk: int = 1000,
+    ) -> AsyncIterator[Bet]:
+        """Yield all bets that were placed in [start, end), each once, however many there are; `chunk` to a read.
+
+        Those of one user come by time, those of all users week by week and by id. Nothing is read ahead and nothing
+        stays open between two chunks, so a slow reader is no burden and may leave at any time; each chunk shows the
+        outcomes of the moment it was read. Raises PartitionMissingError when a week's file is not there.
+        """
+        if chunk < 1:
+            raise ModelError(f"chunk must be at least 1; got {chunk}", field="chunk")
+        query = PartQuery(user_id, status and BetStatus(status), newest_first, chunk)
+        while True:
+            records, after = await self._ask(
+                partial(_next_part, start=start, end=end, query=query), allow_partial=False
+            )
+            for bet in Bet.from_rows(records):
+                yield bet
+            if after is None:
+                return
+            query = query.going_on(after)
+
     async def count_bets(
         self,
         start: datetime,
@@ -274,3 +305,7 @@ def _answer(function: Callable[[Scanner, Catalog], T], scanner: Scanner, catalog
         if any(came_back(catalog, week) for week in error.weeks):
             raise StaleCatalogError from error
         raise
+
+
+def _next_part(weeks: Weeks, *, start: datetime, end: datetime, query: PartQuery) -> Part:
+    return next_part(weeks, weeks.spans(start, end), query)
