@@ -3,7 +3,7 @@
 from betcore_async.partitions.archive import ArchiveInfo, ArchiveProgress, VerifyReport
 from betcore_async.partitions.auto_rotation import AutoRotation
 from betcore_async.partitions.bets import Cursor
-from betcore_async.partitions.info import BetPage, PartitionInfo, RotationReport
+from betcore_async.partitions.info import BetCount, BetPage, PartitionInfo, QueryRows, RotationReport
 from betcore_async.partitions.manager import PartitionManager
 from betcore_async.partitions.meta import PartitionState
 from betcore_async.partitions.totals import BetTotals
@@ -13,12 +13,14 @@ __all__ = [
     "ArchiveInfo",
     "ArchiveProgress",
     "AutoRotation",
+    "BetCount",
     "BetPage",
     "BetTotals",
     "Cursor",
     "PartitionInfo",
     "PartitionManager",
     "PartitionState",
+    "QueryRows",
     "RotationReport",
     "VerifyReport",
     "Week",

@@ -1,9 +1,11 @@
 """What the manager tells its callers: values, nothing more."""
 
 import sqlite3
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Self
 
 from betcore_async.errors import PartitionDamagedError
 from betcore_async.models import Bet
@@ -14,6 +16,7 @@ from betcore_async.partitions.scanner import Scanner
 from betcore_async.partitions.week import Week
 from betcore_async.sqlite.failures import is_interrupt
 from betcore_async.sqlite.retry import is_busy
+from betcore_async.sqlite.rows import Row
 
 COUNTS = """
 SELECT
@@ -59,6 +62,27 @@ class BetPage:
     """Pass it to the same query for the next page; None when there is nothing more."""
     missing_weeks: tuple[Week, ...]
     """Weeks in the range that could not be read (only with `allow_partial=True`)."""
+
+
+class BetCount(int):
+    """How many bets: an int that also names what it was counted without."""
+
+    missing_weeks: tuple[Week, ...]
+    """Weeks that could not be read (only with `allow_partial=True`)."""
+
+    def __new__(cls, count: int, missing_weeks: tuple[Week, ...] = ()) -> Self:
+        made = super().__new__(cls, count)
+        made.missing_weeks = missing_weeks
+        return made
+
+
+class QueryRows(list[Row]):
+    """The rows of a query: a list that also names what they were read without."""
+
+    def __init__(self, rows: Iterable[Row], missing_weeks: tuple[Week, ...] = ()) -> None:
+        super().__init__(rows)
+        self.missing_weeks = missing_weeks
+        """Weeks that could not be read (only with `allow_partial=True`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,13 +18,13 @@ from betcore_async.errors import (
     PoolClosedError,
 )
 from betcore_async.models import Bet, BetStatus
-from betcore_async.partitions import bets, views
+from betcore_async.partitions import bets, own_sql
 from betcore_async.partitions.bets import BetQuery, Cursor
 from betcore_async.partitions.catalog import Discovery, Partition, came_back, discover, inspect
 from betcore_async.partitions.figure_cache import FigureCache
 from betcore_async.partitions.files import Family
 from betcore_async.partitions.handles import StaleCatalogError
-from betcore_async.partitions.info import BetPage, PartitionInfo, describe
+from betcore_async.partitions.info import BetCount, BetPage, PartitionInfo, QueryRows, describe
 from betcore_async.partitions.meta import PartitionState
 from betcore_async.partitions.migrating import at_version, move_each
 from betcore_async.partitions.plan import Catalog
@@ -37,7 +37,6 @@ from betcore_async.partitions.weeks import Weeks
 from betcore_async.sqlite.connection import Link
 from betcore_async.sqlite.migrations import Migrator
 from betcore_async.sqlite.retry import retry_busy
-from betcore_async.sqlite.rows import Row
 from betcore_async.sqlite.transaction import Parameters
 
 T = TypeVar("T")
@@ -267,10 +266,14 @@ class PartitionRouter:
         user_id: str | None = None,
         status: BetStatus | None = None,
         allow_partial: bool = False,
-    ) -> int:
-        """Return how many bets were placed in [start, end), of one user or of all."""
-        totals = await self.sum_bets(start, end, user_id=user_id, status=status, allow_partial=allow_partial)
-        return totals.count
+    ) -> BetCount:
+        """Return how many bets were placed in [start, end), of one user or of all.
+
+        Raises PartitionMissingError when a week's file is not there, unless `allow_partial`; `missing_weeks` of the
+        answer names it then.
+        """
+        found = await self.sum_bets(start, end, user_id=user_id, status=status, allow_partial=allow_partial)
+        return BetCount(found.count, found.missing_weeks)
 
     async def sum_bets(
         self,
@@ -287,15 +290,20 @@ class PartitionRouter:
 
     async def query(
         self, sql: str, parameters: Parameters = (), *, start: datetime, end: datetime, allow_partial: bool = False
-    ) -> list[Row]:
+    ) -> QueryRows:
         """Return the rows of a SELECT of your own over `bets`, `ledger_entries` and `users` in [start, end).
 
-        Times in it are microseconds since the epoch. It can read and nothing else; anything else is a PartitionError,
-        and so is a range that reaches more than ten files: its own weeks, and those after them up to the live one.
+        Times in it are microseconds since the epoch. It can read and nothing else; anything else is a PartitionError.
+        Over more than ten files it is asked of groups of them, and their answers are put together: rows, in an order
+        or in none, and count, sum, min, max and avg, with GROUP BY or without. What cannot be put together for certain
+        is a PartitionError that says why.
         """
-        return await self._ask(
-            lambda weeks: views.run(weeks, weeks.spans(start, end), sql, parameters), allow_partial=allow_partial
-        )
+
+        def answer(weeks: Weeks) -> QueryRows:
+            rows = own_sql.run(weeks, weeks.spans(start, end), sql, parameters)
+            return QueryRows(rows, tuple(sorted(weeks.missing)))
+
+        return await self._ask(answer, allow_partial=allow_partial)
 
 
 def _answer(function: Callable[[Scanner, Catalog], T], scanner: Scanner, catalog: Catalog) -> T:

@@ -3,46 +3,95 @@
 Columns are named one by one: `SELECT *` over files with another column order would mix them up without a word.
 """
 
+import contextlib
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from betcore_async.errors import PartitionError
-from betcore_async.models import Bet, User
+from betcore_async.models import OPEN_STATUSES, Bet, User
+from betcore_async.partitions.catalog import Partition
+from betcore_async.partitions.figures import add_up
+from betcore_async.partitions.merging import ENTRY_COLUMNS
 from betcore_async.partitions.plan import Span
-from betcore_async.partitions.scanner import ATTACH_LIMIT, deny_all_but_reading
+from betcore_async.partitions.scanner import deny_all_but_reading
 from betcore_async.partitions.week import Week
 from betcore_async.partitions.weeks import Weeks
 from betcore_async.sqlite.migration_history import insist
 from betcore_async.sqlite.retry import error_code
-from betcore_async.sqlite.rows import Row
-from betcore_async.sqlite.transaction import Parameters
 
 _OPEN = "('pending', 'confirmed')"
 _TERMS = "id, user_id, cell_id, amount, reward_ppm"
-_ENTRY = "id, user_id, version, amount, balance_after, ref_type, ref_id, metadata, created_at"
 _VIEWS = ("bets", "ledger_entries", "users")
 
+Schemas = Mapping[Week, str]
 
-def run(weeks: Weeks, spans: Sequence[Span], sql: str, parameters: Parameters) -> list[Row]:
-    """Return the rows of one SELECT over the views. It can read, and nothing else.
 
-    Raises PartitionError when the spans, and the weeks after them that may hold outcomes, are more than ten files.
-    """
-    spans = spans or [Span(weeks.newest, 0, 0)]  # no week, no rows; but a count of them is 0
-    reached = [*(span.partition for span in spans), *weeks.after(spans[-1].partition.week)]
-    if len(reached) > ATTACH_LIMIT:
-        raise PartitionError(
-            f"the range reaches {len(reached)} weekly files up to the live one, SQLite attaches {ATTACH_LIMIT}; "
-            "narrow it, or use query_bets, count_bets and sum_bets, which have no such limit",
-            weeks=tuple(partition.week for partition in reached),
-        )
-    schemas = {partition.week: weeks.scanner.attach(partition.week, partition.path) for partition in reached}
-    raw = weeks.scanner.link.raw
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """The files that the bets of some spans are read from."""
+
+    spans: Sequence[Span]
+    files: Sequence[Partition]
+    """Those of the spans, and those after them that may know how a bet ended; oldest first."""
+    whole: bool
+    """Whether each file took over what the one before it left open: then a bet is decided in one of them only."""
+
+
+def reach_of(weeks: Weeks, spans: Sequence[Span]) -> Reach:
+    """Return which files the bets of the spans need. Raises PartitionMissingError for one that is not here."""
+    homes = [span.partition.week.starts_at for span in spans]
+    files: list[Partition] = []
+    left: dict[int, int] = {}  # bets that the last of the files leaves open, by home
+
+    def took_over(file: Partition) -> bool:
+        found = {home: weeks.figures(file).of_week(home) for home in homes}
+        agrees = all(add_up(found[home], found[home]).count == count for home, count in left.items())
+        still_open = ((home, add_up(by_status, OPEN_STATUSES).count) for home, by_status in found.items())
+        left.clear()
+        left.update((home, count) for home, count in still_open if count)
+        files.append(file)
+        return agrees
+
+    whole = True
+    for span in spans:
+        whole = took_over(span.partition) and whole
+    if left:
+        for holder in weeks.after(spans[-1].partition.week):
+            whole = took_over(holder) and whole
+            if whole and not left:
+                break
+    return Reach(spans, files, whole)
+
+
+@contextlib.contextmanager
+def views(weeks: Weeks, reach: Reach, files: Sequence[Partition]) -> Iterator[sqlite3.Connection]:
+    """Yield a connection on which the views show what some files of the reach have; it can read them, and no more."""
+    attach, raw = weeks.scanner.attach, weeks.scanner.link.raw
+    newest = weeks.newest
+    schemas = {file.week: attach(file.week, file.path) for file in (*files, newest)}
+    own = {file.week: schemas[file.week] for file in files}
+    bodies = {
+        "bets": _union(_decided(reach, own) if reach.whole else _completed(reach, own), Bet.COLUMNS),
+        "ledger_entries": _union(_entries(reach, own), ENTRY_COLUMNS),
+        "users": f"SELECT {User.COLUMNS} FROM {schemas[newest.week]}.users",
+    }
     try:
-        for name, body in _bodies(schemas, spans).items():
+        for name, body in bodies.items():
             raw.execute(f"CREATE TEMP VIEW {name} AS {body}")
-        raw.set_authorizer(deny_all_but_reading)
-        return raw.execute(sql, parameters).fetchall()
+        with reading_only(raw):
+            yield raw
+    finally:
+        for name in _VIEWS:
+            insist(raw, f"DROP VIEW IF EXISTS temp.{name}")
+
+
+@contextlib.contextmanager
+def reading_only(raw: sqlite3.Connection) -> Iterator[None]:
+    """Let the user's own SQL read, and nothing else. Raises PartitionError for what tries more."""
+    raw.set_authorizer(deny_all_but_reading)
+    try:
+        yield
     except sqlite3.DatabaseError as error:
         # Changing a view, a function and a pragma in the shape of a table are refused with a plain SQLITE_ERROR.
         if error_code(error) == sqlite3.SQLITE_AUTH or str(error).startswith(("not authorized", "cannot modify")):
@@ -50,39 +99,46 @@ def run(weeks: Weeks, spans: Sequence[Span], sql: str, parameters: Parameters) -
         raise
     finally:
         raw.set_authorizer(None)
-        for name in _VIEWS:
-            insist(raw, f"DROP VIEW IF EXISTS temp.{name}")
 
 
-def _bodies(schemas: Mapping[Week, str], spans: Sequence[Span]) -> dict[str, str]:
-    newest = list(schemas.values())[-1]
-    bets = (_bets(schemas, span) for span in spans)
-    entries = (
-        f"SELECT {_ENTRY} FROM {schemas[span.partition.week]}.ledger_entries "
-        f"WHERE created_at >= {span.start} AND created_at < {span.end} AND ref_type <> 'carry_forward'"
-        for span in spans
-    )
-    return {
-        "bets": " UNION ALL ".join(bets),
-        "ledger_entries": " UNION ALL ".join(entries),
-        "users": f"SELECT {User.COLUMNS} FROM {newest}.users",
-    }
+def _union(selects: Iterator[str], columns: str) -> str:
+    nothing = f"SELECT {', '.join('NULL AS ' + name for name in columns.split(', '))} WHERE 0"
+    return " UNION ALL ".join(selects) or nothing
 
 
-def _bets(schemas: Mapping[Week, str], span: Span) -> str:
-    """Select a week's own bets, an open one completed from the newest file that has a copy."""
-    home = schemas[span.partition.week]
-    window = f"placed_at >= {span.start} AND placed_at < {span.end}"
-    copies = [schema for week, schema in reversed(list(schemas.items())) if week > span.partition.week]
-    if not copies:
-        return f"SELECT {Bet.COLUMNS} FROM {home}.bets WHERE {window}"
+def _decided(reach: Reach, schemas: Schemas) -> Iterator[str]:
+    """Select from each file the bets that were decided in it, from the last one also those that are open."""
+    start, end, last = reach.spans[0].start, reach.spans[-1].end, reach.files[-1].week
+    for week, schema in schemas.items():
+        decided = "" if week == last else f" AND status NOT IN {_OPEN}"
+        yield f"SELECT {Bet.COLUMNS} FROM {schema}.bets WHERE placed_at >= {start} AND placed_at < {end}{decided}"
 
-    def newest(column: str) -> str:
-        looks = (f"(SELECT {column} FROM {copy}.bets AS copy WHERE copy.id = home.id)" for copy in copies)
-        return f"coalesce({', '.join(looks)}, {column}) AS {column}"
 
-    outcome = ", ".join(("placed_at", *(newest(column) for column in ("resolved_at", "payout_amount"))))
-    return (
-        f"SELECT {Bet.COLUMNS} FROM {home}.bets WHERE {window} AND status NOT IN {_OPEN} UNION ALL "
-        f"SELECT {_TERMS}, {newest('status')}, {outcome} FROM {home}.bets AS home WHERE {window} AND status IN {_OPEN}"
-    )
+def _completed(reach: Reach, schemas: Schemas) -> Iterator[str]:
+    """Select from each file the bets of its own week, an open one completed from the newest file that has a copy."""
+    for span in reach.spans:
+        home, window = schemas[span.partition.week], f"placed_at >= {span.start} AND placed_at < {span.end}"
+        copies = [schema for week, schema in reversed(list(schemas.items())) if week > span.partition.week]
+        if not copies:
+            yield f"SELECT {Bet.COLUMNS} FROM {home}.bets WHERE {window}"
+            continue
+        status, resolved_at, payout = (_newest(copies, name) for name in ("status", "resolved_at", "payout_amount"))
+        yield f"SELECT {Bet.COLUMNS} FROM {home}.bets WHERE {window} AND status NOT IN {_OPEN}"
+        yield (
+            f"SELECT {_TERMS}, {status}, placed_at, {resolved_at}, {payout} "
+            f"FROM {home}.bets AS home WHERE {window} AND status IN {_OPEN}"
+        )
+
+
+def _newest(copies: Sequence[str], column: str) -> str:
+    looks = (f"(SELECT {column} FROM {copy}.bets AS copy WHERE copy.id = home.id)" for copy in copies)
+    return f"coalesce({', '.join(looks)}, {column}) AS {column}"
+
+
+def _entries(reach: Reach, schemas: Schemas) -> Iterator[str]:
+    for span in reach.spans:
+        if schema := schemas.get(span.partition.week):
+            yield (
+                f"SELECT {ENTRY_COLUMNS} FROM {schema}.ledger_entries "
+                f"WHERE created_at >= {span.start} AND created_at < {span.end} AND ref_type <> 'carry_forward'"
+            )
