@@ -13,7 +13,8 @@ from weekly_files import ALWAYS, Platform, W, direct, platform
 
 from betcore_async.clock import to_microseconds
 from betcore_async.errors import PartitionError, PartitionMissingError
-from betcore_async.partitions.merging import merge_of
+from betcore_async.models import Bet, User
+from betcore_async.partitions.merging import ENTRY_COLUMNS, merge_of
 
 WEEKS = 24  # three groups of files
 
@@ -68,10 +69,10 @@ def oracle(big, sql, parameters, span):
     start, end = map(to_microseconds, span)
     big.executescript(
         "DROP VIEW IF EXISTS bets; DROP VIEW IF EXISTS ledger_entries; DROP VIEW IF EXISTS users;"
-        f"CREATE VIEW bets AS SELECT * FROM all_bets WHERE placed_at >= {start} AND placed_at < {end};"
-        "CREATE VIEW ledger_entries AS SELECT * FROM all_ledger_entries "
+        f"CREATE VIEW bets AS SELECT {Bet.COLUMNS} FROM all_bets WHERE placed_at >= {start} AND placed_at < {end};"
+        f"CREATE VIEW ledger_entries AS SELECT {ENTRY_COLUMNS} FROM all_ledger_entries "
         f"WHERE created_at >= {start} AND created_at < {end} AND ref_type <> 'carry_forward';"
-        "CREATE VIEW users AS SELECT * FROM all_users;"
+        f"CREATE VIEW users AS SELECT {User.COLUMNS} FROM all_users;"
     )
     cursor = big.execute(sql, parameters)
     return [column[0] for column in cursor.description], cursor.fetchall()

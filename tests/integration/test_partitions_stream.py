@@ -9,7 +9,7 @@ from sqlite_files import Gate
 from weekly_files import ALWAYS, W, direct, platform
 
 from betcore_async.errors import ModelError, PartitionMissingError
-from betcore_async.models import BetStatus
+from betcore_async.models import Bet, BetStatus
 from betcore_async.partitions import stream
 
 ROWS = 20_000  # of a week
@@ -114,7 +114,7 @@ async def test_a_stream_of_any_length_needs_less_than_ten_megabytes(it):
     with direct(it.file(W[3])) as raw:
         raw.execute(
             "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < ?) "
-            "INSERT INTO bets SELECT printf('bulk-%08d', i), ?, 'cell', 10, 1900000, 'lost', "
+            f"INSERT INTO bets ({Bet.COLUMNS}) SELECT printf('bulk-%08d', i), ?, 'cell', 10, 1900000, 'lost', "
             "starts_at + i, starts_at + i, NULL FROM n, partition_meta",
             (ROWS, it.names[0]),
         )
