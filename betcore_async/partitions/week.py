@@ -24,16 +24,22 @@ class Week:
     name: str
     start: datetime = field(init=False, compare=False, repr=False)
     """Its first moment, Monday 00:00 UTC."""
+    starts_at: int = field(init=False, compare=False, repr=False)
+    """The same in microseconds since the epoch; kept, because every write is clamped into its week."""
+    ends_at: int = field(init=False, compare=False, repr=False)
+    """The first moment after it, in microseconds since the epoch."""
 
     def __post_init__(self) -> None:
         match = _NAME.fullmatch(self.name)
         try:
             year, number = (int(part) for part in match.groups()) if match else (0, 0)
             monday = datetime.fromisocalendar(year, number, 1).replace(tzinfo=UTC)
-            _ = monday + _LENGTH
+            end = monday + _LENGTH
         except (ValueError, OverflowError):
             raise ModelError(f"{self.name[:40]!r} is not an ISO week such as '2026-W47'", field="week") from None
         object.__setattr__(self, "start", monday)
+        object.__setattr__(self, "starts_at", to_microseconds(monday))
+        object.__setattr__(self, "ends_at", to_microseconds(end))
 
     @classmethod
     def of(cls, moment: datetime) -> Self:
@@ -56,16 +62,6 @@ class Week:
     def end(self) -> datetime:
         """The first moment after it."""
         return self.start + _LENGTH
-
-    @property
-    def starts_at(self) -> int:
-        """Its first moment in microseconds since the epoch."""
-        return to_microseconds(self.start)
-
-    @property
-    def ends_at(self) -> int:
-        """The first moment after it, in microseconds since the epoch."""
-        return to_microseconds(self.end)
 
     def next(self) -> "Week":
         return Week.of(self.end)

@@ -144,8 +144,9 @@ def move_money(books: Books, command: Deposit | Withdraw | Transfer) -> LedgerEn
 def place_bet(books: Books, command: PlaceBet) -> Bet:
     raw, now = books.raw, books.now
     terms = (command.id, command.user_id, command.cell_id, command.amount, command.reward_ppm)
-    stake = {"amount": -command.amount, "now": now, "user_id": command.user_id, "id": command.id}
-    changed = raw.execute(_STAKE, stake | {"cell_id": command.cell_id}).fetchone()
+    identifier, user_id, cell_id, amount, _ = terms
+    stake = {"amount": -amount, "now": now, "user_id": user_id, "id": identifier, "cell_id": cell_id}
+    changed = raw.execute(_STAKE, stake).fetchone()
     if changed is not None:
         _book(books, (command.user_id, *changed), -command.amount, ("stake", command.id, None))
         row: tuple[Any, ...] = (*terms, "pending", now, None)

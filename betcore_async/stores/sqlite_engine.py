@@ -67,6 +67,8 @@ class SQLiteLedger:
         self._partitions = partitions
         self._clock = clock
         self.new_id = IdGenerator(clock)
+        # Of its own for the writer's thread: for one that both threads want at once they would wait for each other.
+        self._entry_id = IdGenerator(clock)
         self._fresh: _FreshIds | None = None
 
     async def execute(self, command: Command[R]) -> R:
@@ -77,7 +79,7 @@ class SQLiteLedger:
         handler = _HANDLERS[type(command)]
 
         def body(raw: sqlite3.Connection, now: int) -> R:
-            result: R = handler(Books(raw, now, self.new_id), command)
+            result: R = handler(Books(raw, now, self._entry_id), command)
             return result
 
         identifier: str | None = getattr(command, "id", None)
@@ -100,7 +102,7 @@ class SQLiteLedger:
 
         def body(raw: sqlite3.Connection, now: int) -> tuple[Bet | LedgerError, ...]:
             fresh = PlaceBets(tuple(bet for bet in command.bets if bet not in known))
-            placed = iter(sqlite_commands.place_bets(Books(raw, now, self.new_id), fresh))
+            placed = iter(sqlite_commands.place_bets(Books(raw, now, self._entry_id), fresh))
             return tuple(known[bet] if bet in known else next(placed) for bet in command.bets)
 
         return await self._partitions.write(body, replay=ask_earlier_weeks)

@@ -99,8 +99,8 @@ class Gate:
     """Holds the thread of a writer inside its transaction, at the moment at which it needs an id."""
 
     def __init__(self, engine):
-        self.entered, self.go, self._new_id = threading.Event(), threading.Event(), engine.new_id
-        engine.new_id = self
+        self.entered, self.go, self._new_id = threading.Event(), threading.Event(), engine._entry_id
+        engine._entry_id = self
 
     def __call__(self):
         self.entered.set()

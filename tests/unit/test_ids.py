@@ -2,6 +2,8 @@
 
 import itertools
 import sqlite3
+import subprocess
+import sys
 import uuid
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -81,3 +83,20 @@ def test_anything_but_a_canonical_id_is_refused_by_field(value):
     with pytest.raises(ModelError, match="bet_id must be a UUIDv7") as caught:
         parse_id(value, "bet_id")
     assert caught.value.field == "bet_id"
+
+
+def test_a_forked_process_makes_ids_of_its_own():
+    code = """
+import os
+from datetime import UTC, datetime
+from betcore_async.clock import ManualClock
+from betcore_async.ids import IdGenerator
+make = IdGenerator(ManualClock(datetime(2026, 11, 18, tzinfo=UTC)))
+make()
+child = os.fork()
+os.write(1, f"{make()}\\n".encode())
+if child:
+    os.waitpid(child, 0)
+"""
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert len(made) == len(set(made)) == 2
