@@ -150,10 +150,13 @@ async def test_stopping_never_hits_the_neighbour_that_runs_next(tmp_path):
 
         calls = [about_as_long_as_allowed, insert, insert] * 100
         results = await asyncio.gather(*map(pool.write, calls), return_exceptions=True)
-        assert [result for result, call in zip(results, calls, strict=True) if call is insert] == [1] * 200
-        assert {type(result) for result in results} <= {int, type(None), WriteTimeoutError}
-        assert pool.stats().overruns == sum(type(result) is WriteTimeoutError for result in results)
-        assert await pool.fetch_value(SUM) == 200
+        stopped = [result for result in results if isinstance(result, BaseException)]
+        # Whoever is hit by mistake would fail with sqlite3's "interrupted", or before its time. (On a busy machine an
+        # INSERT may well take longer than these few milliseconds.)
+        assert {type(error) for error in stopped} <= {WriteTimeoutError}
+        assert all(error.ran >= error.limit for error in stopped)
+        assert pool.stats().overruns == len(stopped)
+        assert await pool.fetch_value(SUM) == results.count(1) > 0
 
 
 @every_runaway
