@@ -11,6 +11,7 @@ from sqlite_files import held_elsewhere, seen_from_outside, until
 from betcore_async.config import DatabaseSettings
 from betcore_async.errors import BusyTimeoutError, DatabaseError, WalUnavailableError
 from betcore_async.sqlite import SQLitePool
+from betcore_async.sqlite.connection import connect
 
 COUNT = "SELECT count(*) FROM entries"
 INSERT = "INSERT INTO entries DEFAULT VALUES"
@@ -131,6 +132,16 @@ async def test_a_file_that_refuses_wal_is_a_clear_error(tmp_path):
         await SQLitePool(path).open()
     assert caught.value.path == path
     assert path.read_bytes()[:18] == before[:18]
+
+
+async def test_a_journal_that_is_not_the_wal_is_found_out_by_readers_too(tmp_path):
+    path = tmp_path / "a.db"
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE t (x)")
+    connection.close()
+    with pytest.raises(WalUnavailableError, match="'delete'") as caught:
+        await connect(path, DatabaseSettings(), readonly=True)
+    assert caught.value.journal_mode == "delete"
 
 
 async def test_a_file_that_is_no_database_is_a_clear_error(tmp_path):
