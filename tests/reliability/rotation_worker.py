@@ -3,7 +3,8 @@
 rotation_worker.py place FOLDER USER          place bets until stdin ends; prints the id of each that was acknowledged
 rotation_worker.py rotate FOLDER LAST_WEEK    rotate twice, but not beyond LAST_WEEK, in competition with others
 rotation_worker.py once FOLDER                rotate once, for tracers
-rotation_worker.py sweep FOLDER SCRATCH WHAT  see `sweep`; WHAT is `rotate` or `start`
+rotation_worker.py sweep FOLDER SCRATCH WHAT FIRST EVERY
+                                              see `sweep`; WHAT is `rotate` or `start`
 """
 
 import asyncio
@@ -30,6 +31,8 @@ from betcore_async.errors import RotationError  # noqa: E402
 from betcore_async.partitions import PartitionManager, Week  # noqa: E402
 
 TASKS = 8
+PAUSE = 0.005
+"""Seconds between two bets of a task: enough of them to be in the way, and rivals get something of the machine."""
 
 
 class LiveClock:
@@ -59,6 +62,7 @@ async def place(folder: str, user_id: str) -> None:
             while not ended.done():
                 bet = await it.bets.place(user_id, "cell", 1, 2.0)
                 print(bet.id, flush=True)  # noqa: T201 - it is what the parent reads
+                await asyncio.sleep(PAUSE)
 
         await asyncio.gather(*(work() for _ in range(TASKS)))
 
@@ -117,19 +121,20 @@ class Killer:
         return watched
 
 
-def sweep(template: str, scratch: str, what: str) -> None:
-    """Kill a child at every step of a rotation or a start, one child after the other; look after each of them.
+def sweep(template: str, scratch: str, what: str, first: str, every: str) -> None:
+    """Kill a child at step `first` of a rotation or a start, another `every` steps later, and so on to the end.
 
-    Prints how many were killed, and how often each week was the live one afterwards.
+    Looks at what each of them left. Prints how many were killed, at how many steps they could be, and how often each
+    week was the live one afterwards.
     """
     seen: dict[str, int] = {}
     expected = asyncio.run(look(Path(template)))
-    for killed in itertools.count():
-        folder = Path(scratch) / str(killed)
+    for killed, step in enumerate(itertools.count(int(first), int(every))):
+        folder = Path(scratch) / str(step)
         shutil.copytree(template, folder)
         child = os.fork()
         if child == 0:
-            asyncio.run(struck(folder, killed, what))
+            asyncio.run(struck(folder, step, what))
             os._exit(0)
         _, status = os.waitpid(child, 0)
         if status != 0 and (not os.WIFSIGNALED(status) or os.WTERMSIG(status) != signal.SIGKILL):
@@ -137,7 +142,7 @@ def sweep(template: str, scratch: str, what: str) -> None:
         (live,) = live_weeks(folder)
         seen[live] = seen.get(live, 0) + 1
         found = asyncio.run(look(folder, go_on=True))
-        assert found == expected, (killed, found, expected)
+        assert found == expected, (step, found, expected)
         if status == 0:
             print(json.dumps({"killed": killed, "live": seen}))  # noqa: T201
             return

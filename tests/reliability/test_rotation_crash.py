@@ -36,32 +36,33 @@ async def weeks(tmp_path):
     return folder
 
 
-def sweep(template: Path, scratch: Path, what: str) -> dict:
+def sweep(template: Path, scratch: Path, what: str, every: int) -> dict:
+    """Kill at every so many steps, others each time; every=1 takes them all, in a minute or two."""
     scratch.mkdir()
-    command = [*WORKER, "sweep", template, scratch, what]
+    command = [*WORKER, "sweep", template, scratch, what, str(random.randrange(every)), str(every)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
 @pytest.mark.timeout(180)
-async def test_killed_at_any_step_of_a_rotation_it_leaves_one_live_week_and_loses_nothing(weeks, tmp_path):
-    result = await asyncio.to_thread(sweep, weeks, tmp_path / "scratch", "rotate")
-    assert result["killed"] > 60
+async def test_killed_at_a_step_of_a_rotation_it_leaves_one_live_week_and_loses_nothing(weeks, tmp_path):
+    result = await asyncio.to_thread(sweep, weeks, tmp_path / "scratch", "rotate", 16)
+    assert result["killed"] > 15
     # The kills fell on both sides of the commit point.
     assert result["live"].keys() == {str(W[2]), str(W[3])}
-    assert result["live"][str(W[2])] > 40
+    assert result["live"][str(W[2])] > 8
 
 
 @pytest.mark.timeout(180)
-async def test_killed_at_any_step_of_a_start_it_leaves_one_live_week_and_loses_nothing(weeks, tmp_path):
+async def test_killed_at_a_step_of_a_start_it_leaves_one_live_week_and_loses_nothing(weeks, tmp_path):
     # A start with something to do: a cut rotation, a build that never ended, weeks that were not finalized.
     build_successor(weeks, W[3], W[2])
     shutil.copy(weeks / f"bets-{W[2]}.db", Family(weeks / "bets.db").new_staging(W[3]))
     for week in W[:2]:
         (weeks / f"bets-{week}.db").chmod(0o600)
-    result = await asyncio.to_thread(sweep, weeks, tmp_path / "scratch", "start")
-    assert result["killed"] > 25
+    result = await asyncio.to_thread(sweep, weeks, tmp_path / "scratch", "start", 2)
+    assert result["killed"] > 12
     assert result["live"].keys() == {str(W[2])}
 
 
@@ -73,7 +74,7 @@ def test_bets_of_several_processes_survive_rivals_that_rotate_and_are_killed(tmp
         placers = [stack.enter_context(_worker("place", folder, user, out=tmp_path / user)) for user in users]
         rivals = [stack.enter_context(_worker("rotate", folder, last)) for _ in range(2)]
         killed = 0
-        for patience in itertools.cycle((0.02, 0.3)):  # one that is killed at work, one that may come to its end
+        for patience in itertools.cycle((0.1, 2)):  # one that is killed at work, one that may come to its end
             if live_weeks(folder) == [str(last)]:
                 break
             rival = rivals.pop(0)
