@@ -88,7 +88,8 @@ class Switchboard:
         """Have `count` connections open; raises as a call does."""
         try:
             while len(self._wires) < count:
-                self._wires.append(await self._dial())
+                wire = await self._dial()
+                self._wires.append(wire)  # looked up only now: a sweep may have put another list in its place
         except ServerError as error:
             address = self._settings.addr
             waited = self._settings.connect_timeout.total_seconds()
@@ -221,7 +222,8 @@ class Switchboard:
         try:
             for attempt in count_up():
                 try:
-                    self._wires.append(await self._dial())
+                    wire = await self._dial()
+                    self._wires.append(wire)  # as in `warm`
                     return
                 except ServerError as error:
                     self.failure = error

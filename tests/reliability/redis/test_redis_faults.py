@@ -84,6 +84,17 @@ async def test_delay_costs_time_and_nothing_else():
         assert client.stats().errors == 0
 
 
+async def test_a_connection_that_is_slow_to_come_is_not_lost_while_late_calls_are_looked_for():
+    async with faulty(min_idle_conns=1, connect_timeout="5s") as (proxy, client, direct):
+        proxy.delay = 0.2  # several looks, which come every twentieth of 600 ms
+        waiting = asyncio.create_task(client.execute("BLPOP", "list", 5))
+        await until(lambda: client.stats().connections_in_use)
+        await direct.execute("RPUSH", "list", "x")
+        assert await waiting == [b"list", b"x"]
+        stats = client.stats()
+        assert stats.connects == stats.connections_idle + stats.connections_in_use == 2
+
+
 async def test_a_reset_is_repaired_for_what_may_be_repeated_and_told_for_the_rest():
     async with faulty(timeout="10s") as (proxy, client, direct):
         await direct.set("a", 7)
