@@ -48,6 +48,7 @@
         ├── RedisTimeoutError
         ├── RedisOutcomeUnknownError
         ├── RedisCommandError               the server answered with an error
+        │   └── RedisCrossSlotError         keys on different servers of a cluster, where they have to be on one
         ├── RedisClosedError                not opened yet, or closed
         ├── RedisLockError                  a lock was not had in time, or was lost
         └── SlowSubscriberError             a subscription was ended because its reader fell behind
@@ -271,6 +272,13 @@ class RedisOutcomeUnknownError(RedisError):
 
 class RedisCommandError(RedisError):
     """The server answered with an error: wrong type, out of memory, read-only replica, loading … `command`."""
+
+
+class RedisCrossSlotError(RedisCommandError):
+    """Keys that have to be on one server of a cluster are not: a part in common, in braces, brings them together.
+
+    Nothing was applied. `command`.
+    """
 
 
 class RedisClosedError(RedisError):

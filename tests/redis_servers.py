@@ -4,6 +4,7 @@ They run the program of the `embedded` extra, each in a private folder and on a 
 and die with the process that started them.
 """
 
+import os
 import shutil
 import signal
 import subprocess
@@ -42,29 +43,40 @@ class Server:
 
     def __init__(self, folder: Path, *options: str, password: str | None = None) -> None:
         self.port = free_port()
+        self.bus_port = free_port()
+        """For the servers of a cluster among themselves; by default it would be 10,000 above, which may be none."""
         self.sentinel_config: str | None = None
         """Makes it a Sentinel."""
         self._folder = folder
         self._options = options
         self._password = password
         self._process: subprocess.Popen[bytes] | None = None
+        self._leash: tuple[int, int] | None = None
 
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def start(self) -> None:
+        """Start it; on Linux it dies with the thread that calls this."""
         self._folder.mkdir(mode=0o700, exist_ok=True)
+        self._leash = self._leash or os.pipe()
         command = [*_launcher(sys.platform), str(program())]
         if self.sentinel_config is not None:
             path = self._folder / "sentinel.conf"
             path.write_text(f"port {self.port}\nbind 127.0.0.1\ndir {self._folder}\n{self.sentinel_config}\n")
             command += [str(path), "--sentinel"]
         else:
+            if "--cluster-enabled" in self._options:
+                command += ["--cluster-port", str(self.bus_port)]
             command += ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder), *self._options]
         with (self._folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
+                command, stdin=self._leash[0], stdout=log, stderr=log, start_new_session=True
             )
 
     def kill(self) -> None:
@@ -72,8 +84,14 @@ class Server:
         if self._process is not None:
             self._process.send_signal(signal.SIGKILL)
             self._process.wait()
-            self._process.stdin.close()
             self._process = None
+
+    def end(self) -> None:
+        """Kill it for good."""
+        self.kill()
+        for end in self._leash or ():
+            os.close(end)
+        self._leash = None
 
     def ask(self, *command: object) -> object:
         """Run one command on it and return the bare reply."""
@@ -153,12 +171,12 @@ def watched(
             if sentinel_password:
                 guard.sentinel_config += f"\nrequirepass {sentinel_password}"
         for each in (master, *others):
-            stack.callback(each.kill)
+            stack.callback(each.end)
             each.start()
         for each in others:
             each.eventually(lambda reply: reply[3] == b"connected", "ROLE")
         for each in guards:
-            stack.callback(each.kill)
+            stack.callback(each.end)
             each.start()
         for each in guards:
             each.eventually(lambda reply: reply == b"PONG", "PING")
@@ -182,3 +200,80 @@ def _sentinel_config(
         ),
     ]
     return "\n".join(lines)
+
+
+SLOTS = 16384
+_SLOTS = ("CLUSTER", "SLOTS")
+
+
+class RedisCluster:
+    """Three masters, which share the slots evenly, and replicas."""
+
+    def __init__(self, masters: Sequence[Server], replicas: Sequence[Server]) -> None:
+        self.servers = [*masters, *replicas]
+
+    @property
+    def url(self) -> str:
+        return f"redis+cluster://{','.join(each.address for each in self.servers)}"
+
+    def master_of(self, slot: int) -> Server:
+        """Return the master of a slot, as any server that lives tells it."""
+        for server in self.servers:
+            try:
+                ranges = server.ask(*_SLOTS)
+            except redis.RedisError:
+                continue
+            port = next(master[1] for first, last, master, *_ in ranges if first <= slot <= last)
+            return next(each for each in self.servers if each.port == port)
+        raise AssertionError("no server of the cluster answers")
+
+    def current_masters(self) -> list[Server]:
+        return [server for server in self.servers if server.ask("ROLE")[0] == b"master"]
+
+    def move(self, slot: int, target: Server, *, pausing: float = 0.0) -> None:
+        """Move a slot with its keys, one by one, as `redis-cli --cluster reshard` does."""
+        source = self.master_of(slot)
+        source_id, target_id = source.ask("CLUSTER", "MYID"), target.ask("CLUSTER", "MYID")
+        target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
+        source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", target_id)
+        while keys := source.ask("CLUSTER", "GETKEYSINSLOT", slot, 1):
+            time.sleep(pausing)
+            source.ask("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
+        for server in (target, source, *self.current_masters()):
+            server.ask("CLUSTER", "SETSLOT", slot, "NODE", target_id)
+
+    def until_settled(self) -> None:
+        """Wait until all servers agree that the cluster is whole."""
+        for server in self.servers:
+            server.eventually(lambda reply: b"cluster_state:ok" in reply, "CLUSTER", "INFO")
+            server.eventually(
+                lambda reply: sum(last + 1 - first for first, last, *_ in reply) == SLOTS, "CLUSTER", "SLOTS"
+            )
+
+
+@contextmanager
+def cluster(*, masters: int = 3, replicas: int = 0, node_timeout: int = 1500) -> Iterator[RedisCluster]:
+    """Start a cluster; the first `replicas` masters have one replica each, which takes over after `node_timeout` ms."""
+    with servers() as (folder, stack):
+        options = ("--save", "", "--cluster-enabled", "yes", "--cluster-node-timeout", str(node_timeout))
+        quick = ("--repl-diskless-sync-delay", "0", "--cluster-replica-validity-factor", "0")
+        group = [Server(folder / str(number), *options, *quick) for number in range(masters + replicas)]
+        for each in group:
+            stack.callback(each.end)
+            each.start()
+        for each in group:
+            each.eventually(lambda reply: reply == b"PONG", "PING")
+        first, *others = group
+        for each in others:
+            each.ask("CLUSTER", "MEET", "127.0.0.1", first.port, first.bus_port)
+        share = SLOTS // masters + 1
+        for number, each in enumerate(group[:masters]):
+            each.ask("CLUSTER", "ADDSLOTSRANGE", number * share, min(SLOTS, (number + 1) * share) - 1)
+        result = RedisCluster(group[:masters], group[masters:])
+        result.until_settled()
+        for master, replica in zip(group, group[masters:], strict=False):
+            identity = master.ask("CLUSTER", "MYID")
+            replica.eventually(lambda reply, identity=identity: identity in reply, "CLUSTER", "NODES")
+            replica.ask("CLUSTER", "REPLICATE", identity)
+            replica.eventually(lambda reply: reply[0] == b"slave" and reply[3] == b"connected", "ROLE")
+        yield result

@@ -47,7 +47,7 @@ class RedisStats:
 
 
 class RedisClient:
-    """Talks to one Redis server: `async with RedisClient(settings) as client: await client.get("key")`.
+    """Talks to Redis: `async with RedisClient(settings) as client: await client.get("key")`.
 
     What concurrent tasks ask for in one turn of the event loop goes out in one write on one shared connection, and is
     answered in order; so many tasks cost little more than one. Further connections, up to `pool_size`, are for calls
@@ -98,8 +98,16 @@ class RedisClient:
         return await self.execute(*set_command(key, value, ttl, only_new=True)) is not None
 
     async def delete(self, *keys: Key) -> int:
-        """Remove keys and return how many there were (0 as well when a repeated call had removed them already)."""
-        return await self.execute("DEL", *keys) if keys else 0
+        """Remove keys and return how many there were (0 as well when a repeated call had removed them already).
+
+        On a cluster keys of different slots are removed by different commands: one by one, not all at once.
+        """
+        if not keys:
+            return 0
+        pipeline = self.pipeline()
+        for group in self.transport.route.together(keys):
+            pipeline.add("DEL", *group)
+        return sum(await pipeline.execute())
 
     async def publish(self, channel: str, message: Value) -> int:
         """Send `message` to whoever subscribed to `channel` just now; return the number of receiving connections."""
@@ -142,7 +150,8 @@ class RedisClient:
     def raw(self) -> redis_asyncio.Redis:
         """The redis.asyncio client for what is not here, with connections of its own and redis-py's errors.
 
-        Nothing is retried, and no answer is waited for longer than `settings.timeout`.
+        Nothing is retried, and no answer is waited for longer than `settings.timeout`. On a cluster it is a
+        redis.asyncio.RedisCluster, which has the same commands.
         """
         if not self.transport.is_open:
             raise RedisClosedError("the Redis client is not open: use it inside `async with RedisClient(…)`")

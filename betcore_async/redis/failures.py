@@ -23,6 +23,7 @@ from redis.exceptions import TimeoutError as ServerTimeoutError
 from betcore_async.errors import (
     RedisAuthError,
     RedisCommandError,
+    RedisCrossSlotError,
     RedisError,
     RedisOutcomeUnknownError,
     RedisTimeoutError,
@@ -38,12 +39,29 @@ _BACKOFF_FIRST = 0.01
 _BACKOFF_MOST = 0.5
 """Seconds; the longest pause at all, so that a server that is back is found soon."""
 
+
+class MovedError(ResponseError):
+    """Another server of the cluster has this slot; it says which."""
+
+
+class AskError(ResponseError):
+    """The key is on its way to another server of the cluster, which may have it already; it says which."""
+
+
+class UnsettledError(ResponseError):
+    """The cluster is busy with itself: keys are on their way, or a master is being replaced."""
+
+
 _KINDS: dict[str, type[ServerError]] = {
+    "ASK": AskError,
+    "CLUSTERDOWN": UnsettledError,
     "LOADING": BusyLoadingError,
+    "MOVED": MovedError,
     "NOAUTH": AuthenticationError,
     "NOSCRIPT": NoScriptError,
     "OOM": OutOfMemoryError,
     "READONLY": ReadOnlyError,
+    "TRYAGAIN": UnsettledError,
     "WRONGPASS": AuthenticationError,
 }
 """The first word of error replies that mean more than that a command failed."""
@@ -97,6 +115,12 @@ def translate(error: ServerError, *, command: str, address: str, waited: float, 
 
 def command_error(error: Exception, command: str) -> RedisCommandError:
     """Return the error for a reply that is an error."""
+    if str(error).startswith("CROSSSLOT"):
+        return RedisCrossSlotError(
+            f"the keys of {command} are on different servers of the cluster: give them a part in common, in braces,"
+            " such as {user:7}:balance and {user:7}:bets, or send one command for each",
+            command=command,
+        )
     return RedisCommandError(f"Redis refused {command}: {error}", command=command)
 
 

@@ -4,7 +4,10 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from redis.exceptions import RedisError as ServerError
+
 from betcore_async.errors import RedisCommandError, RedisError
+from betcore_async.redis.cluster import Cluster
 from betcore_async.redis.commands import Command
 from betcore_async.redis.failures import command_error
 from betcore_async.redis.transport import Transport
@@ -19,7 +22,7 @@ class RedisNode:
     address: str
     role: Literal["master", "replica"]
     ok: bool
-    """Whether a master answers; whether a replica is connected to its master."""
+    """Whether a master answers; whether a replica is in use: connected to its master, or held good by the cluster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +36,11 @@ class RedisHealth:
     server: str | None = None
     """Kind and version, such as `redis 7.2.4` or `valkey 9.1.2`."""
     role: str | None = None
-    """`master` or `slave`, as the server calls itself."""
+    """`master` or `slave`, as the server calls itself; None of a cluster, which has both."""
     error: str | None = None
     """Why it is not ok."""
     nodes: tuple[RedisNode, ...] = ()
-    """The master and its replicas, where replicas or Sentinels are in use."""
+    """Masters and their replicas, where there is more than one server."""
 
 
 async def health_of(transport: Transport) -> RedisHealth:
@@ -52,10 +55,39 @@ async def health_of(transport: Transport) -> RedisHealth:
         return RedisHealth(ok=False, address=address, latency=transport.now() - started, error=str(error))
     except RedisError as error:
         return RedisHealth(ok=False, address=address, error=str(error))
-    kind = "valkey" if "valkey_version" in info else "redis"
-    server = f"{kind} {info.get(f'{kind}_version', 'unknown')}"
+    if isinstance(transport.route, Cluster):
+        return await _cluster_health(transport, transport.route, latency, _version(info))
     return RedisHealth(
-        ok=True, address=address, latency=latency, server=server, role=info.get("role"), nodes=_nodes(transport, info)
+        ok=True,
+        address=address,
+        latency=latency,
+        server=_version(info),
+        role=info.get("role"),
+        nodes=_nodes(transport, info),
+    )
+
+
+def _version(info: dict[str, str]) -> str:
+    kind = "valkey" if "valkey_version" in info else "redis"
+    return f"{kind} {info.get(f'{kind}_version', 'unknown')}"
+
+
+async def _cluster_health(transport: Transport, cluster: Cluster, latency: float, server: str) -> RedisHealth:
+    """Return how a cluster is: well, when every slot has a master and every master answers."""
+    try:
+        masters = await cluster.survey(transport.now() + transport.timeout)
+    except ServerError as error:
+        return RedisHealth(ok=False, address=transport.address, error=str(error))
+    slots = cluster.map
+    silent = [str(node) for node, answers in masters.items() if not answers]
+    problem = f"no answer from {', '.join(silent)}" if silent else None
+    if slots is None or not slots.is_complete:
+        problem = problem or "not every slot has a master"
+    nodes = [RedisNode(str(node), "master", ok=answers) for node, answers in masters.items()]
+    if slots is not None:
+        nodes += [RedisNode(str(node), "replica", ok=True) for node in slots.replicas]
+    return RedisHealth(
+        ok=problem is None, address=transport.address, latency=latency, server=server, error=problem, nodes=tuple(nodes)
     )
 
 

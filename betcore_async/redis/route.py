@@ -10,7 +10,7 @@ from redis.exceptions import RedisError as ServerError
 
 from betcore_async.config import RedisSettings
 from betcore_async.errors import RedisError, RedisOutcomeUnknownError
-from betcore_async.redis.commands import name_of
+from betcore_async.redis.commands import Value, name_of
 from betcore_async.redis.dial import dial
 from betcore_async.redis.failures import LateError, backoff, is_final, outcome_unknown, timed_out, translate
 from betcore_async.redis.sentinel import dial_master
@@ -38,6 +38,9 @@ class Route(Protocol):
 
     def boards(self) -> Collection[Switchboard]: ...
 
+    def together(self, keys: Sequence[Value]) -> Sequence[Sequence[Value]]:
+        """Return the keys in groups that one command may have."""
+
 
 class Direct:
     """One server at a time: the one there is, or the master that the Sentinels name."""
@@ -58,6 +61,9 @@ class Direct:
 
     def boards(self) -> Collection[Switchboard]:
         return (self._board,)
+
+    def together(self, keys: Sequence[Value]) -> Sequence[Sequence[Value]]:
+        return [keys]
 
     async def dial_apart(self) -> Wire:
         return await self._dialer()(lambda _: None)

@@ -32,8 +32,9 @@ class Script:
         # NOSCRIPT says that the call did nothing, so that sending it again is safe whatever the script does.
         forgotten = [index for index, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if forgotten:
-            await transport.run([("SCRIPT", "LOAD", self._source)])
-            again = await transport.run([commands[index] for index in forgotten], repeatable=self._repeatable)
+            # The source goes along, rather than by SCRIPT LOAD: in a cluster several servers may have forgotten it.
+            with_source: list[Command] = [("EVAL", self._source, *commands[index][2:]) for index in forgotten]
+            again = await transport.run(with_source, repeatable=self._repeatable)
             for index, reply in zip(forgotten, again, strict=True):
                 replies[index] = reply
         for reply in replies:

@@ -1,6 +1,5 @@
 """Finds the master of the moment: asks every Sentinel, and believes the first whose master calls itself one."""
 
-import asyncio
 from collections.abc import Callable
 
 from redis.exceptions import AuthenticationError, AuthorizationError
@@ -10,8 +9,8 @@ from redis.exceptions import RedisError as ServerError
 from betcore_async.addresses import Node
 from betcore_async.config import RedisSettings
 from betcore_async.redis.dial import ask, dial, login
+from betcore_async.redis.race import AllFailedError, first_to_succeed
 from betcore_async.redis.wire import Wire
-from betcore_async.tasks import finish
 
 
 async def dial_master(settings: RedisSettings, on_change: Callable[[Wire], None]) -> Wire:
@@ -32,15 +31,10 @@ async def dial_master(settings: RedisSettings, on_change: Callable[[Wire], None]
         except (AuthenticationError, AuthorizationError) as error:
             raise _MasterRefusesError(*error.args) from error
 
-    attempts = {asyncio.create_task(through(node), name="betcore-redis-sentinel") for node in settings.place.nodes}
-    winner: Wire | None = None
     try:
-        winner = await _first_of(attempts)
-        await finish(_give_up(attempts, winner))
-    except BaseException:
-        await finish(_give_up(attempts, None))
-        raise
-    return winner
+        return await first_to_succeed(map(through, settings.place.nodes), Wire.abort)
+    except AllFailedError as error:
+        raise _telling(error.failures) from None
 
 
 class _MasterRefusesError(AuthenticationError):
@@ -55,30 +49,6 @@ async def _master_known_to(sentinel: Node, settings: RedisSettings) -> Node:
         raise ServerConnectionError(f"the Sentinel at {sentinel} knows no master {settings.place.master!r}")
     host, port = answer
     return Node(host.decode(), int(port))
-
-
-async def _first_of(attempts: set[asyncio.Task[Wire | None]]) -> Wire:
-    failures: list[ServerError] = []
-    for attempt in asyncio.as_completed(attempts):
-        try:
-            wire = await attempt
-        except ServerError as error:
-            failures.append(error)
-        else:
-            if wire is not None:
-                return wire
-    raise _telling(failures)
-
-
-async def _give_up(attempts: set[asyncio.Task[Wire | None]], kept: Wire | None) -> None:
-    for attempt in attempts:
-        attempt.cancel()
-    await asyncio.wait(attempts)
-    for attempt in attempts:
-        if not attempt.cancelled() and attempt.exception() is None:
-            wire = attempt.result()
-            if wire is not None and wire is not kept:
-                wire.abort()
 
 
 def _telling(failures: list[ServerError]) -> ServerError:

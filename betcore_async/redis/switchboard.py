@@ -29,8 +29,10 @@ class Switchboard:
     Calls for which there is no connection yet wait in an outbox, surely not sent.
     """
 
-    def __init__(self, settings: RedisSettings, dial: Dial) -> None:
+    def __init__(self, settings: RedisSettings, dial: Dial, *, patient: bool = True) -> None:
+        """`patient`: go on trying to connect while calls wait; otherwise they fail with the first attempt."""
         self._settings = settings
+        self._patient = patient
         self._dial_wire = dial
         self._timeout = settings.timeout.total_seconds()
         self._outbox: deque[Call] = deque()
@@ -44,6 +46,11 @@ class Switchboard:
         self.connects = self.refused = 0
         self.failure: ServerError | None = None
         """Why the last attempt to connect failed, if it did."""
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything is still open, or about to be."""
+        return bool(self._wires or self._retired or self._connector or self.waiting)
 
     @property
     def peers(self) -> set[Node]:
@@ -88,8 +95,7 @@ class Switchboard:
         """Have `count` connections open; raises as a call does."""
         try:
             while len(self._wires) < count:
-                wire = await self._dial()
-                self._wires.append(wire)  # looked up only now: a sweep may have put another list in its place
+                await self._add()
         except ServerError as error:
             address = self._settings.addr
             waited = self._settings.connect_timeout.total_seconds()
@@ -222,12 +228,11 @@ class Switchboard:
         try:
             for attempt in count_up():
                 try:
-                    wire = await self._dial()
-                    self._wires.append(wire)  # as in `warm`
+                    await self._add()
                     return
                 except ServerError as error:
                     self.failure = error
-                    if is_final(error):
+                    if is_final(error) or not self._patient:
                         self._refuse(error)
                 if not self.waiting:
                     return
@@ -238,8 +243,9 @@ class Switchboard:
             if not self.is_closed:
                 self._go_on()
 
-    async def _dial(self) -> Wire:
+    async def _add(self) -> None:
         wire = await self._dial_wire(self._changed)
+        # Only now: the list is another one after each sweep, of which there may have been some meanwhile.
+        self._wires.append(wire)
         self.failure = None
         self.connects += 1
-        return wire

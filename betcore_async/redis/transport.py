@@ -9,6 +9,7 @@ from redis.exceptions import RedisError as ServerError
 
 from betcore_async.config import RedisSettings
 from betcore_async.errors import RedisClosedError, RedisError
+from betcore_async.redis.cluster import Cluster
 from betcore_async.redis.commands import Command
 from betcore_async.redis.failures import translate
 from betcore_async.redis.route import Direct, Route
@@ -22,7 +23,7 @@ class Transport:
     def __init__(self, settings: RedisSettings) -> None:
         self.address = settings.addr
         self.timeout = settings.timeout.total_seconds()
-        self.route: Route = Direct(settings)
+        self.route: Route = Cluster(settings) if settings.place.kind == "cluster" else Direct(settings)
         self.calls = self.commands = self.timeouts = self.errors = 0
         self._running = 0
         self.is_open = False

@@ -1,0 +1,248 @@
+"""A cluster: commands find their server, also while slots and masters change."""
+
+import asyncio
+import os
+import signal
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import pytest
+from redis_servers import cluster
+from redis_tools import until
+
+from betcore_async.config import RedisSettings
+from betcore_async.errors import (
+    ModelError,
+    RedisCommandError,
+    RedisCrossSlotError,
+    RedisError,
+    RedisOutcomeUnknownError,
+    RedisTimeoutError,
+    RedisUnavailableError,
+)
+from betcore_async.redis import PriceCache, RedisClient
+from betcore_async.redis.slots import slot_of_key
+
+TIMEOUT = 5.0  # seconds
+
+
+@pytest.fixture(scope="module")
+def servers():
+    """Three masters, one of which has a replica."""
+    with cluster(masters=3, replicas=1) as group:
+        yield group
+
+
+def settings_of(servers, **others):
+    return RedisSettings.from_url(servers.url, **({"timeout": f"{TIMEOUT}s", "pool_size": 4} | others))
+
+
+@pytest.fixture
+async def client(servers):
+    async with RedisClient(settings_of(servers)) as client:
+        yield client
+
+
+@pytest.fixture
+def unique():
+    return f"test-{uuid4().hex}"
+
+
+def calls_of(servers, command):
+    """Return how many calls of a command the servers have answered."""
+    total = 0
+    for server in servers.servers:
+        stats = server.ask("INFO", "commandstats").decode().splitlines()
+        lines = [line for line in stats if line.startswith(f"cmdstat_{command}:")]
+        total += sum(int(line.partition("calls=")[2].partition(",")[0]) for line in lines)
+    return total
+
+
+async def test_each_command_goes_to_the_server_of_its_key(servers, client, unique):
+    keys = [f"{unique}:{number}" for number in range(60)]
+    await asyncio.gather(*(client.set(key, key) for key in keys))
+    pipeline = client.pipeline()
+    for key in keys:
+        pipeline.get(key).add("APPEND", key, "!")
+    replies = await pipeline.execute()
+    assert replies[::2] == [key.encode() for key in keys]
+    homes = {key: servers.master_of(slot_of_key(key)) for key in keys}
+    assert len(set(homes.values())) == 3
+    assert all(home.ask("GET", key) == f"{key}!".encode() for key, home in homes.items())
+    assert await client.delete(*keys, f"{unique}:nothing") == 60
+    assert await client.raw.exists(keys[0]) == 0
+
+
+async def test_commands_know_where_their_first_key_stands(client, unique):
+    tag = f"{{{unique}}}"
+    await client.execute("EVAL", "redis.call('SET', KEYS[1], ARGV[1])", 1, f"{tag}:a", "1")
+    await client.execute("MSET", f"{tag}:b", 2, f"{tag}:c", 3)
+    assert await client.execute("MGET", f"{tag}:a", f"{tag}:b", f"{tag}:c") == [b"1", b"2", b"3"]
+    assert await client.execute("BITOP", "NOT", f"{tag}:n", f"{tag}:a") == 1
+    assert await client.execute("XADD", f"{tag}:x", "1-1", "f", "v") == b"1-1"
+    assert await client.execute("XREAD", "COUNT", 1, "STREAMS", f"{tag}:x", 0)
+    assert await client.execute("BLPOP", f"{tag}:list", 0.01) is None
+    assert await client.execute("LMPOP", 1, f"{tag}:list", "LEFT") is None
+    assert await client.execute("OBJECT", "ENCODING", f"{tag}:b") == b"int"
+    transaction = client.pipeline(transaction=True).add("INCR", f"{tag}:b").get(f"{tag}:c")
+    assert (await transaction.execute()) == [3, b"3"]
+
+
+async def test_keys_on_different_servers_are_a_typed_error(client):
+    with pytest.raises(RedisCrossSlotError, match="in braces"):
+        await client.execute("MGET", "a", "b")
+    transaction = client.pipeline(transaction=True).add("INCR", "a").add("INCR", "b")
+    with pytest.raises(RedisCrossSlotError, match="in braces"):
+        await transaction.execute()
+    assert await client.get("a") is None
+    with pytest.raises(ModelError, match="raw"):
+        await client.execute("DBSIZE")
+
+
+async def test_prices_and_locks_work(servers, client, unique):
+    prices = PriceCache(client)
+    for server in servers.current_masters():
+        server.ask("SCRIPT", "FLUSH")
+    symbols = [f"S-{number}" for number in range(30)]
+    start = datetime.now(UTC) - timedelta(minutes=5)
+    assert await prices.set_prices([(symbol, 7, start) for symbol in symbols] + [("S-0", 8)]) == 31
+    assert {str(point.price) for point in (await prices.get_latest_prices(symbols)).values()} == {"7", "8"}
+    points = await prices.get_price_history("S-0", start, start + timedelta(hours=1))
+    assert [int(point.price) for point in points] == [7, 8]
+    for number in range(6):
+        async with client.lock(f"{unique}:{number}", wait=1):
+            assert await client.setnx(f"{unique}:{number}", "other") is False
+
+
+async def test_health_names_masters_and_replicas(servers, client):
+    async def is_told_whole():  # servers tell of a replica once they heard of it
+        health = await client.health()
+        assert health.ok
+        assert sum(node.role == "master" for node in health.nodes) == 3
+        return {node.address for node in health.nodes} == {server.address for server in servers.servers}
+
+    await until(is_told_whole)
+
+
+async def test_counters_stay_exact_while_their_slot_moves(servers, client, unique):
+    keys = [f"{{{unique}}}:{number}" for number in range(40)]
+    slot = slot_of_key(keys[0])
+    done = dict.fromkeys(keys, 0)
+    moving = asyncio.Event()
+    settled = asyncio.Event()
+
+    async def count(number):
+        while not settled.is_set() or number == 0:
+            key = keys[number]
+            match number % 4:
+                case 0:
+                    await client.execute("INCR", key)
+                case 1:
+                    await client.pipeline(transaction=True).add("INCR", key).execute()
+                case 2:
+                    await client.execute("EVAL", "return redis.call('INCR', KEYS[1])", 1, key)
+                case _:
+                    await client.pipeline().get(f"{unique}:{number}").add("INCR", key).execute()
+            done[key] += 1
+            if settled.is_set():
+                return
+            if all(done.values()):
+                moving.set()
+
+    async def move():
+        await moving.wait()
+        source = servers.master_of(slot)
+        others = [server for server in servers.current_masters() if server is not source]
+        await asyncio.to_thread(servers.move, slot, others[0], pausing=0.003)
+        await asyncio.to_thread(servers.move, slot, others[1], pausing=0.003)
+        settled.set()
+
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        group.create_task(move())
+        for number in range(40):
+            group.create_task(count(number))
+    assert [int(await client.get(key)) for key in keys] == list(done.values())
+
+
+async def test_many_redirections_renew_the_map_once(servers, client, unique):
+    key = f"{{{unique}}}"
+    slot = slot_of_key(key)
+    await client.ping()
+    source = servers.master_of(slot)
+    target = next(server for server in servers.current_masters() if server is not source)
+    await asyncio.to_thread(servers.move, slot, target)
+    before = calls_of(servers, "cluster|slots")
+    await asyncio.gather(*(client.execute("INCR", key) for _ in range(300)))
+    assert await client.execute("INCR", key) == 301
+    await asyncio.sleep(0)
+    assert calls_of(servers, "cluster|slots") - before <= 6  # at most three servers are asked at a time
+
+
+async def test_a_frozen_master_holds_up_nobody_else(servers, unique):
+    keys = {servers.master_of(slot_of_key(f"{unique}:{number}")): f"{unique}:{number}" for number in range(60)}
+    frozen, (key, *others) = next(iter(keys)), keys.values()
+    async with RedisClient(settings_of(servers, timeout="600ms", connect_timeout="200ms")) as client:
+        await asyncio.gather(*(client.set(each, 0) for each in keys.values()))
+        os.kill(frozen.pid, signal.SIGSTOP)
+        try:
+            stuck = asyncio.create_task(client.execute("INCR", key))
+            mixed = asyncio.create_task(client.pipeline().get(key).get(others[0]).execute())
+            assert [await client.execute("INCR", each) for each in others] == [1, 1]
+            assert not stuck.done()
+            with pytest.raises(RedisOutcomeUnknownError):
+                await stuck
+            with pytest.raises(RedisTimeoutError):
+                await mixed
+            assert not (await client.health()).ok
+        finally:
+            os.kill(frozen.pid, signal.SIGCONT)
+        servers.until_settled()
+
+
+async def test_after_a_master_was_killed_its_replica_serves(servers, client, unique):
+    keys = [f"{unique}:{number}" for number in range(30)]
+    (replica,) = (server for server in servers.servers if server.ask("ROLE")[0] == b"slave")
+    victim = next(server for server in servers.servers if server.port == replica.ask("ROLE")[2])
+    outcomes = {}
+    is_killed = False
+    resumed = set()
+
+    async def write(key):
+        home = servers.master_of(slot_of_key(key))
+        number = 0
+        while key not in resumed:
+            number += 1
+            try:
+                outcomes[key, number] = await client.execute("RPUSH", key, number)
+            except (RedisOutcomeUnknownError, RedisUnavailableError, RedisTimeoutError, RedisCommandError) as error:
+                outcomes[key, number] = error
+            if is_killed and not isinstance(outcomes[key, number], RedisError):
+                resumed.add(key)
+            assert home is victim or not isinstance(outcomes[key, number], RedisError)
+
+    async with asyncio.timeout(40), asyncio.TaskGroup() as group:
+        for key in keys:
+            group.create_task(write(key))
+        await until(lambda: len(outcomes) > 100)
+        await asyncio.to_thread(victim.kill)
+        is_killed = True
+    for key in keys:
+        written = [int(number) for number in await client.execute("LRANGE", key, 0, -1)]
+        assert len(written) == len(set(written))  # nothing twice
+        sure = [number for (name, number), outcome in outcomes.items() if name == key and is_refused(outcome)]
+        assert not set(sure) & set(written)  # what surely had no effect had none
+    assert (await client.health()).ok
+
+    victim.start()
+    victim.eventually(lambda reply: reply[0] == b"slave" and reply[3] == b"connected", "ROLE")
+    servers.until_settled()
+
+
+def is_refused(outcome):
+    return isinstance(outcome, RedisUnavailableError | RedisTimeoutError | RedisCommandError)
+
+
+async def test_an_address_that_is_no_cluster_is_told(redis_url):
+    host = redis_url.removeprefix("redis://").removesuffix("/0")
+    with pytest.raises(RedisError, match="cluster support disabled"):
+        await RedisClient(RedisSettings.from_url(f"redis+cluster://{host}")).open()
