@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from betcore_async.config import (
         DatabaseSettings,
         Durability,
+        EventSettings,
         LogSettings,
         PartitionSettings,
         PriceSettings,
@@ -94,12 +95,15 @@ if TYPE_CHECKING:
         Week,
     )
     from betcore_async.redis import EmbeddedRedis, Gap, Message, PriceCache, PubSubHub, Reconnected, RedisClient
+    from betcore_async.relay import OutboxRelay, RelayStats
     from betcore_async.sqlite import ExecuteResult, PoolHealth, PoolStats, Row, SQLitePool, Transaction
     from betcore_async.sqlite.migrations import Migrator
     from betcore_async.stores import (
         AuditReport,
         BetStore,
         CellSettlement,
+        Event,
+        EventKind,
         LedgerStore,
         NewBet,
         UserStore,
@@ -137,6 +141,9 @@ __all__ = [
     "DuplicateMigrationError",
     "Durability",
     "EmbeddedRedis",
+    "Event",
+    "EventKind",
+    "EventSettings",
     "ExecuteResult",
     "FeedError",
     "Gap",
@@ -161,6 +168,7 @@ __all__ = [
     "ModelError",
     "NewBet",
     "NotBetcoreDatabaseError",
+    "OutboxRelay",
     "PartitionArchivedError",
     "PartitionDamagedError",
     "PartitionError",
@@ -190,6 +198,7 @@ __all__ = [
     "RedisSettings",
     "RedisTimeoutError",
     "RedisUnavailableError",
+    "RelayStats",
     "RequestContextMiddleware",
     "RotationError",
     "RotationReport",
@@ -222,7 +231,7 @@ __all__ = [
 # the pool alone, does not load the rest.
 _MODULES = (
     *("errors", "clock", "config", "models", "sqlite", "sqlite.migrations", "redis", "partitions", "stores"),
-    *("logs", "asgi", "health", "app"),
+    *("logs", "asgi", "relay", "health", "app"),
 )
 
 

@@ -10,6 +10,7 @@ from betcore_async.errors import BetcoreError
 from betcore_async.health import Health, Stats
 from betcore_async.partitions import AutoRotation, PartitionManager
 from betcore_async.redis import PriceCache, PubSubHub, RedisClient
+from betcore_async.relay import OutboxRelay
 from betcore_async.stores import BetStore, LedgerStore, SQLiteLedger, UserStore
 
 
@@ -36,10 +37,11 @@ class Betcore:
         self.prices = PriceCache(self.redis, self.settings.prices, clock=clock, hub=self.hub)
         engine = SQLiteLedger(self.partitions, clock)
         self.users, self.bets, self.ledger = UserStore(engine), BetStore(engine), LedgerStore(engine)
+        self.relay = OutboxRelay(self.partitions, self.hub) if self.settings.events.enabled else None
         self._opened: contextlib.AsyncExitStack | None = None
 
     async def __aenter__(self) -> Self:
-        """Discover and migrate the weekly files, open the live one, reach Redis; begin to watch for the week's end.
+        """Discover and migrate the weekly files, open the live one, reach Redis; begin what runs behind.
 
         Raises MigrationError, PartitionError, DatabaseError, RedisUnavailableError; nothing stays open then.
         """
@@ -50,6 +52,8 @@ class Betcore:
                 await opening.enter_async_context(part)
             if self.settings.partitions.auto_rotate:
                 await opening.enter_async_context(self._auto_rotation)
+            if self.relay is not None:
+                await opening.enter_async_context(self.relay)
             self._opened = opening.pop_all()
         return self
 
@@ -66,4 +70,5 @@ class Betcore:
 
     def stats(self) -> Stats:
         """Return the counters of every part as they are now."""
-        return Stats(database=self.partitions.stats(), redis=self.redis.stats(), hub=self.hub.stats())
+        relay = None if self.relay is None else self.relay.stats()
+        return Stats(database=self.partitions.stats(), redis=self.redis.stats(), hub=self.hub.stats(), relay=relay)

@@ -230,6 +230,15 @@ class PartitionSettings(_Part):
         return value
 
 
+class EventSettings(_Part):
+    """Whether what happens to bets and balances is told to subscribers."""
+
+    enabled: bool = Field(
+        default=False,
+        description="Publish events to `events:user:{id}`, in this process or in another one that has it on",
+    )
+
+
 class Settings(BaseSettings):
     """All settings, read from the environment when made. Raises ConfigError with every problem at once."""
 
@@ -248,6 +257,7 @@ class Settings(BaseSettings):
     redis: RedisSettings = RedisSettings()
     prices: PriceSettings = PriceSettings()
     partitions: PartitionSettings = PartitionSettings()
+    events: EventSettings = EventSettings()
 
     def __init__(self, **values: Any) -> None:
         try:

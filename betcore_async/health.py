@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from betcore_async.redis import HubStats, RedisHealth, RedisStats
+from betcore_async.relay import RelayStats
 from betcore_async.sqlite import PoolHealth, PoolStats
 
 
@@ -25,3 +26,5 @@ class Stats:
     database: PoolStats
     redis: RedisStats
     hub: HubStats
+    relay: RelayStats | None = None
+    """None where events are not told by this process."""

@@ -9,6 +9,7 @@ from betcore_async.cli.doctor import doctor
 from betcore_async.cli.migrate import application as migrate
 from betcore_async.cli.partitions import application as partitions
 from betcore_async.cli.redis import redis
+from betcore_async.cli.relay import relay
 
 application = typer.Typer(
     name="betcore",
@@ -22,6 +23,7 @@ application.command("audit")(audit)
 application.command("demo")(demo)
 application.command("doctor")(doctor)
 application.command("redis")(redis)
+application.command("relay")(relay)
 application.add_typer(config, name="config")
 application.add_typer(migrate, name="migrate")
 application.add_typer(partitions, name="partitions")

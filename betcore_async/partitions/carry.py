@@ -195,7 +195,21 @@ FROM ({_LAST_HASH})
     found="SELECT count(*), hash FROM main.ledger_chain",
 )
 
-CARRIED: tuple[Carry, ...] = (USERS, OPENINGS, OPEN_BETS, CLOSED_CELLS, CHAIN)
+_CURSOR_COLUMNS = "id, week, position, seq, base"
+
+# It goes on pointing into the old week, where the next event lies: events that were not told yet stay there.
+OUTBOX_CURSOR = Carry(
+    what="cursor of the outbox",
+    copy="",
+    catch_up=(
+        "DELETE FROM main.outbox_cursor",
+        f"INSERT INTO main.outbox_cursor ({_CURSOR_COLUMNS}) SELECT {_CURSOR_COLUMNS} FROM old.outbox_cursor",
+    ),
+    expected="SELECT count(*), max(week), max(position), max(seq), max(base) FROM old.outbox_cursor",
+    found="SELECT count(*), max(week), max(position), max(seq), max(base) FROM main.outbox_cursor",
+)
+
+CARRIED: tuple[Carry, ...] = (USERS, OPENINGS, OPEN_BETS, CLOSED_CELLS, CHAIN, OUTBOX_CURSOR)
 """In the order in which they are copied and caught up with."""
 
 _MARK = "SELECT coalesce(max(rowid), 0) FROM old.ledger_entries"

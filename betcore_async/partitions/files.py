@@ -99,7 +99,7 @@ class Family:
         started, attempts = monotonic(), 0
         while True:
             attempts += 1
-            with self._lock(".archive.lock" if archiving else ".lock") as held:
+            with self.claim(".archive.lock" if archiving else ".lock") as held:
                 if held:
                     yield
                     return
@@ -110,7 +110,8 @@ class Family:
             await asyncio.sleep(backoff(attempts))
 
     @contextlib.contextmanager
-    def _lock(self, suffix: str) -> Iterator[bool]:
+    def claim(self, suffix: str) -> Iterator[bool]:
+        """Hold the lock of that name, if nobody else does; the kernel frees it when its holder dies."""
         name = self.folder / f"{self._stem}{self._suffix}{suffix}"
         try:
             descriptor = os.open(name, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

@@ -71,6 +71,8 @@ class PartitionManager(PartitionArchive):
         super().__init__(database, settings, clock, migrator or Migrator(settings=database, clock=clock))
         self._opening = False
         self._live: LiveFile | None = None
+        self.wrote = asyncio.Event()
+        """Set by each write of this process that was committed; who waits for it clears it first."""
 
     # Life
 
@@ -155,6 +157,13 @@ class PartitionManager(PartitionArchive):
             raise PoolClosedError("the partitions are not open; use `async with`")
         return self._live
 
+    def claim(self, name: str) -> contextlib.AbstractContextManager[bool]:
+        """Try to be the one that does what `name` says for these files: true in one process at a time.
+
+        Released at the end of the block, or when the process dies.
+        """
+        return self._family.claim(f".{name}.lock")
+
     # The live week
 
     @property
@@ -174,7 +183,9 @@ class PartitionManager(PartitionArchive):
             if replay is not None and (first := await replay(live.week)) is not None:
                 return first
             try:
-                return await live_file.write(live, function)
+                written = await live_file.write(live, function)
+                self.wrote.set()
+                return written
             except PartitionSealedError:
                 await self._follow(live)
             except PoolClosedError:

@@ -4,6 +4,7 @@ from betcore_async.stores.audit_report import AuditReport, Violation
 from betcore_async.stores.bets import BetStore, NewBet
 from betcore_async.stores.commands import CellSettlement
 from betcore_async.stores.engine import LedgerEngine
+from betcore_async.stores.events import Event, EventKind
 from betcore_async.stores.ledger import LedgerStore
 from betcore_async.stores.sqlite_engine import SQLiteLedger
 from betcore_async.stores.users import UserStore
@@ -12,6 +13,8 @@ __all__ = [
     "AuditReport",
     "BetStore",
     "CellSettlement",
+    "Event",
+    "EventKind",
     "LedgerEngine",
     "LedgerStore",
     "NewBet",
