@@ -202,16 +202,20 @@ async def test_rotations_and_restarts_amid_writes_lose_nothing_and_keep_the_orde
 
 async def test_while_redis_is_away_events_wait_and_are_told_when_it_is_back(tmp_path):
     port = free_port()
-    async with EmbeddedRedis(port=port) as server, hub_at(server.url, timeout="1s", connect_timeout="1s") as hub:
-        async with open_books(tmp_path) as books, OutboxRelay(books.partitions, hub) as relay:
-            user = await books.users.create("0xabc", 100)
-            await told_to(hub, user.id, 1)
-            await caught_up(books)
-            await kill(server)
-            expected = await everything_that_happens(books, user)
-            await until(lambda: relay.stats().failures)
-            async with EmbeddedRedis(port=port) as back, hub_at(back.url) as other:
-                assert [event.id for event in once(await told_to(other, user.id, len(expected)))] == expected
+    async with (
+        EmbeddedRedis(port=port) as server,
+        hub_at(server.url, timeout="1s", connect_timeout="1s") as hub,
+        open_books(tmp_path) as books,
+        OutboxRelay(books.partitions, hub) as relay,
+    ):
+        user = await books.users.create("0xabc", 100)
+        await told_to(hub, user.id, 1)
+        await caught_up(books)
+        await kill(server)
+        expected = await everything_that_happens(books, user)
+        await until(lambda: relay.stats().failures)
+        async with EmbeddedRedis(port=port) as back, hub_at(back.url) as other:
+            assert [event.id for event in once(await told_to(other, user.id, len(expected)))] == expected
 
 
 @pytest.mark.parametrize(("nth", "when"), [(1, "before"), (4, "before"), (7, "after"), (10, "after")])
