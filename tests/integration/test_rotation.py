@@ -31,6 +31,7 @@ from betcore_async.partitions.catalog import discover
 from betcore_async.partitions.files import Family
 from betcore_async.sqlite.group import GroupCommit
 from betcore_async.sqlite.migrations import load_migrations, shipped_folder
+from betcore_async.stores import outbox
 
 
 @pytest.fixture
@@ -170,6 +171,7 @@ async def test_the_53rd_week_is_followed_by_the_first_of_the_next_year(tmp_path)
 async def test_a_rotation_that_does_not_add_up_leaves_the_old_week_live(it, forgotten, monkeypatch):
     user_id = await user_with_bets(it)
     await it.bets.settle_cell("closed", won=True)
+    await it.manager.write(outbox.turn_on)
     lazy = replace(forgotten, copy="", catch_up=())
     monkeypatch.setattr(carry, "CARRIED", [lazy if entry is forgotten else entry for entry in carry.CARRIED])
     before = names_in(it.folder)

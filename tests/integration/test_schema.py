@@ -182,6 +182,8 @@ def test_every_table_is_strict_and_every_time_an_integer(file):
         "ledger_entries",
         "ledger_chain",
         "cell_settlements",
+        "outbox",
+        "outbox_cursor",
         "schema_migrations",
     }
     assert dict(tables) == dict.fromkeys(names, 1)
