@@ -10,6 +10,8 @@ from betcore_async.models import Bet, LedgerEntry
 
 
 class EventKind(StrEnum):
+    """What happened: to a bet, or to a balance alone."""
+
     BET_PLACED = "bet_placed"
     BET_REFUSED = "bet_refused"
     """Recorded with `insufficient_funds`; no money moved."""
