@@ -1,6 +1,6 @@
 """betcore_async's pool beside other ways to use SQLite from asyncio.
 
-    python benchmarks/sqlite_pool.py [--quick] [--rounds N] [--only NAME ...] [--json FILE]
+    python benchmarks/sqlite_pool.py [--quick] [--rounds N] [--only NAME ...] [--json FILE] [--chart FILE.svg]
 
 Each contender runs in a process of its own, on a fresh file of its own (two SQLite libraries never share one), and the
 contenders take turns, round by round, so that whatever the machine does meanwhile hits all of them. What is printed are
@@ -26,7 +26,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from contenders.sqlite import CONTENDERS, ROWS, Contender
+from contenders.chart import chart
+from contenders.crowd import PROCESSES, run_crowd
+from contenders.sqlite import CONTENDERS, ROWS
 
 TASKS = 64
 CASES = {  # name: (what, synchronous, concurrent tasks)
@@ -36,7 +38,9 @@ CASES = {  # name: (what, synchronous, concurrent tasks)
     "tx x64": ("transaction", "normal", TASKS),
     "tx x64 FULL": ("transaction", "full", TASKS),
     "10k rows": ("scan", "normal", 1),
+    "tx, 4 processes": ("transaction", "normal", TASKS),
 }
+CROWD = "tx, 4 processes"  # the tasks are spread over the processes, which all write to one file
 OURS = "betcore_async"
 TARGETS = [  # case, against, at least: section "Speed" of the design
     ("point x64", "aiosqlite", 3.0),
@@ -51,6 +55,8 @@ TARGETS = [  # case, against, at least: section "Speed" of the design
     ("point", "aiosqlite", 1.0),
     ("insert", "aiosqlite, autocommit", 1.0),
     ("10k rows", "aiosqlite", 1.0),
+    (CROWD, "aiosqlite", 1.0),
+    (CROWD, "sqlite3, one thread", 1.0),
 ]
 
 
@@ -92,6 +98,8 @@ async def measure(call: Callable[[int], Coroutine[Any, Any, Any]], tasks: int, s
     took, after = perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     latencies.sort()
+    if not latencies:
+        return {"ops": 0.0, "done": 0, "errors": errors, "p50_us": 0.0, "p99_us": 0.0, "cpu_us": 0.0}
     return {
         "ops": len(latencies) / took,
         "done": len(latencies),
@@ -102,11 +110,16 @@ async def measure(call: Callable[[int], Coroutine[Any, Any, Any]], tasks: int, s
     }
 
 
-async def run_case(kind: type[Contender], case: str, seconds: float, folder: str) -> dict[str, Any]:
+async def run_case(name: str, case: str, seconds: float, folder: str) -> dict[str, Any]:
     what, synchronous, tasks = CASES[case]
     path = f"{folder}/{case.replace(' ', '-')}.db"
     fresh_file(path)
-    contender = kind()
+    if case == CROWD:
+        before = counted(path, what)
+        found = run_crowd(__file__, name, path, seconds)
+        found["lost"] = found["done"] - (counted(path, what) - before)
+        return found
+    contender = CONTENDERS[name]()
     await contender.open(path, synchronous)
     try:
         call = (lambda _: contender.scan()) if what == "scan" else getattr(contender, what)
@@ -117,6 +130,19 @@ async def run_case(kind: type[Contender], case: str, seconds: float, folder: str
         await contender.close()
     found["lost"] = found["done"] - (counted(path, what) - before) if before is not None else 0
     return found
+
+
+async def be_member(name: str, path: str, seconds: float) -> dict[str, Any]:
+    """Be one of several processes that write to one file: open it, wait for the word, write."""
+    contender = CONTENDERS[name]()
+    await contender.open(path, "normal")
+    try:
+        await contender.point(1)
+        print("ready", flush=True)
+        sys.stdin.readline()
+        return await measure(contender.transaction, TASKS // PROCESSES, seconds)
+    finally:
+        await contender.close()
 
 
 def counted(path: str, what: str) -> Any:
@@ -131,9 +157,12 @@ def counted(path: str, what: str) -> Any:
     return int(subprocess.run([sys.executable, "-c", script, path, sql[what]], capture_output=True, check=True).stdout)
 
 
-def be_contender(name: str, seconds: float, folder: str) -> None:
+def be_contender(name: str, seconds: float, folder: str, member: str | None) -> None:
     try:
-        print(json.dumps({case: asyncio.run(run_case(CONTENDERS[name], case, seconds, folder)) for case in CASES}))
+        if member is not None:
+            print(json.dumps(asyncio.run(be_member(name, member, seconds))))
+        else:
+            print(json.dumps({case: asyncio.run(run_case(name, case, seconds, folder)) for case in CASES}))
     except BaseException:
         traceback.print_exc()
         status = 1
@@ -162,7 +191,8 @@ def median_of(rounds: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     for case in CASES:
         samples = [found[case] for found in rounds]
         numbers = {key: statistics.median(s[key] for s in samples) for key in ("ops", "p50_us", "p99_us", "cpu_us")}
-        numbers["spread"] = (max(s["ops"] for s in samples) - min(s["ops"] for s in samples)) / numbers["ops"]
+        widest = max(s["ops"] for s in samples) - min(s["ops"] for s in samples)
+        numbers["spread"] = widest / max(numbers["ops"], 1e-9)
         for key in ("errors", "lost"):
             numbers[key] = sum(s[key] for s in samples)
         together[case] = numbers
@@ -176,7 +206,7 @@ def show(results: dict[str, dict[str, dict[str, float]]]) -> None:
         ours = results.get(OURS, {}).get(case, {}).get("ops")
         for name, found in sorted(results.items(), key=lambda item: -item[1][case]["ops"]):
             n = found[case]
-            ratio = f"{ours / n['ops']:.2f}x" if ours else ""
+            ratio = f"{ours / n['ops']:.2f}x" if ours and n["ops"] else ""
             print(
                 f"  {name:24}{n['ops']:>10,.0f}{ratio:>8}{n['p50_us']:>9,.0f}{n['p99_us']:>10,.0f}{n['cpu_us']:>8.1f}"
                 f"{n['spread'] / 2:>6.0%}{n['errors']:>8.0f}{n['lost']:>6.0f}"
@@ -187,8 +217,25 @@ def show_targets(results: dict[str, dict[str, dict[str, float]]]) -> None:
     print("\ntargets:")
     for case, against, least in TARGETS:
         if OURS in results and against in results:
-            ratio = results[OURS][case]["ops"] / results[against][case]["ops"]
+            ratio = results[OURS][case]["ops"] / max(results[against][case]["ops"], 1e-9)
             print(f"  {'reached' if ratio >= least else 'MISSED ':8} {case:12} {ratio:6.2f}x of {least:g}x {against}")
+
+
+def drawn(results: dict[str, dict[str, dict[str, float]]]) -> str:
+    cases: dict[str, dict[str, tuple[float, str]]] = {}
+    wrong = set()
+    for case in CASES:
+        ours = results.get(OURS, {}).get(case, {}).get("ops", 0.0)
+        cases[case] = {}
+        for name, found in results.items():
+            n = found[case]
+            beside = f" ({ours / n['ops']:.2g}×)" if ours and n["ops"] and name != OURS else ""
+            cases[case][name] = (n["ops"], f"{n['ops']:,.0f}/s{beside}")
+            if n["errors"] or n["lost"]:
+                wrong.add((case, name))
+    at = versions()
+    title = f"Operations per second, log scale; red: errors or losses (Python {at['python']}, SQLite {at['sqlite']})"
+    return chart(title, cases, OURS, wrong)
 
 
 def versions() -> dict[str, str]:
@@ -203,10 +250,12 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=list(CONTENDERS), help="contenders to run")
     parser.add_argument("--json", type=Path, help="file for the numbers")
     parser.add_argument("--be", choices=list(CONTENDERS), help=argparse.SUPPRESS)
+    parser.add_argument("--chart", type=Path, help="file for a chart of the numbers, an SVG")
     parser.add_argument("--folder", help=argparse.SUPPRESS)
+    parser.add_argument("--member", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.be:
-        be_contender(options.be, options.seconds, options.folder)
+        be_contender(options.be, options.seconds, options.folder, options.member)
     rounds, seconds = (2, 0.25) if options.quick else (options.rounds, options.seconds)
     names = options.only or list(CONTENDERS)
     samples: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
@@ -219,6 +268,8 @@ def main() -> None:
     results = {name: median_of(found) for name, found in samples.items() if found}
     show(results)
     show_targets(results)
+    if options.chart:
+        options.chart.write_text(drawn(results))
     if options.json:
         options.json.write_text(json.dumps({"versions": versions(), "rounds": rounds, "results": results}, indent=2))
 
