@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from betcore_async.errors import RotationError
 from betcore_async.partitions.carry import Carried, catch_up_all, check_all, copy_all
 from betcore_async.partitions.files import Family, remove
 from betcore_async.partitions.meta import write_meta
@@ -60,6 +61,7 @@ class Staging:
             raw.execute("ATTACH DATABASE ? AS old", (f"file:{quote(str(self.old.absolute()))}?mode=ro",))
             for schema in ("main", "old"):
                 raw.execute(f"PRAGMA {schema}.cache_size = {-CACHE_KIB}")
+            self._insist_same_schema(raw)
             raw.execute("PRAGMA synchronous = NORMAL")  # COMMIT syncs, so that little is left to sync under the lock
         except BaseException:
             raw.close()
@@ -87,6 +89,7 @@ class Staging:
         """
         raw.execute("PRAGMA synchronous = OFF")
         raw.execute("BEGIN IMMEDIATE")
+        self._insist_same_schema(raw)
         catch_up_all(raw, self._mark, self._now)
         carried = check_all(raw)
         for statement in self._triggers:
@@ -96,6 +99,17 @@ class Staging:
         _to_wal(raw)
         raw.close()
         return carried
+
+    def _insist_same_schema(self, raw: sqlite3.Connection) -> None:
+        """Refuse a file that a newer release has migrated meanwhile: nothing of what it added would be carried over."""
+        (version,) = raw.execute("PRAGMA old.user_version").fetchone()
+        head = self.step.migrations[-1].version
+        if version != head:
+            raise RotationError(
+                f"{self.old} has schema version {version}, this code knows {head}; let the newer release rotate",
+                week=self.step.successor,
+                path=self.old,
+            )
 
 
 def build_first(path: Path, week: Week, migrations: tuple[Migration, ...], now: int) -> None:

@@ -258,6 +258,33 @@ async def test_a_rotation_gives_up_while_another_process_holds_the_family(tmp_pa
         assert (await it.manager.rotate_to_new_week()).performed
 
 
+@pytest.mark.parametrize("meanwhile", [False, True])
+async def test_a_week_that_a_newer_release_migrated_is_not_rotated_by_an_older_one(it, meanwhile, monkeypatch):
+    await user_with_bets(it)
+    head, copy = it.manager._head, staging.Staging.copy
+
+    def set_version(version: int) -> None:
+        with direct(it.file(W[0])) as raw:
+            raw.execute(f"PRAGMA user_version = {version}")
+
+    def migrated_meanwhile(self: staging.Staging, raw: sqlite3.Connection) -> None:
+        set_version(head + 1)
+        copy(self, raw)
+
+    if meanwhile:
+        monkeypatch.setattr(staging.Staging, "copy", migrated_meanwhile)
+    else:
+        set_version(head + 1)
+    before = names_in(it.folder)
+    it.clock.advance(WEEK)
+    with pytest.raises(RotationError, match=f"schema version {head + 1}, this code knows {head}"):
+        await it.manager.rotate_to_new_week()
+    assert names_in(it.folder) == before
+    monkeypatch.undo()
+    set_version(head)
+    assert (await it.manager.rotate_to_new_week()).performed
+
+
 # Rivals and followers
 
 
