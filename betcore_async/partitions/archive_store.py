@@ -27,6 +27,8 @@ PARTS_AT_A_TIME = 2
 RETRIES: "RetryConfig" = {"max_retries": 4, "retry_timeout": timedelta(seconds=60)}
 """Of each request; whoever cancels waits no longer than this."""
 
+_LONGEST_MANIFEST = 64 * 1024  # bytes
+
 _SECRETS = re.compile(r"(?<=\?)\S+|(?<=//)[^/@\s]+(?=@)")
 _ANSWER = re.compile(r"(status code: \d+[^:]*):.*", re.DOTALL)
 _LONGEST_REASON = 300  # characters
@@ -75,9 +77,11 @@ class ArchiveStore:
         key = manifest_key(week)
         with self._told("read from"):
             try:
-                data = bytes(obstore.get(self._store, key).bytes())
+                found = obstore.get(self._store, key)
             except FileNotFoundError:
                 return None
+            # What is longer is no manifest, and is not read.
+            data = bytes(found.bytes()) if found.meta["size"] <= _LONGEST_MANIFEST else b""
         return Manifest.from_bytes(data, f"{self.location}/{key}", week)
 
     def write_manifest(self, manifest: Manifest, *, replace: bool) -> None:
