@@ -9,6 +9,7 @@ import resource
 import shutil
 import threading
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 import pytest
 from weekly_files import ALWAYS, WEEK, W, manager_for, names_in, platform
@@ -97,6 +98,28 @@ async def test_a_week_goes_to_the_archive_and_comes_back_byte_by_byte(weeks):
     assert contents(weeks.file(W[1])) == file
     assert await bets_of(weeks) == before
     assert (await weeks.ledger.audit()).ok
+
+
+def open_files():
+    return {str(entry.readlink()) for entry in Path("/proc/self/fd").iterdir() if entry.exists()}
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="asks Linux what is open")
+async def test_queries_let_go_of_a_week_that_is_archived(weeks):
+    await asyncio.gather(*(bets_of(weeks) for _ in range(4)))
+    span = {"start": W[0].start, "end": W[5].end}
+    assert await weeks.manager.query("SELECT count(*) FROM bets", **span)
+    name = weeks.file(W[1]).name
+    assert any(name in found for found in open_files())
+    queries = []
+
+    def told(progress):
+        if progress.stage == "compress":  # what was let go at the start is opened again
+            queries.append(asyncio.ensure_future(bets_of(weeks, allow_partial=True)))
+
+    await weeks.manager.archive(W[1], on_progress=told)
+    assert {len(page.bets) for page in await asyncio.gather(*queries)} <= {10, 12}
+    assert not any(name in found for found in open_files())  # nor as "(deleted)", which would keep the space
 
 
 async def test_what_the_archive_and_its_records_hold_is_for_the_owner_alone(weeks):
