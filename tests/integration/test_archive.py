@@ -325,6 +325,23 @@ async def test_a_query_that_reaches_archived_weeks_names_them_and_the_place(week
     assert (len(live.bets), live.missing_weeks) == (2, ())
 
 
+async def test_every_way_to_ask_says_so(weeks):
+    await weeks.manager.archive(W[1])
+    manager, span = weeks.manager, {"start": W[0].start, "end": W[5].end}
+    for asked in (
+        manager.count_bets(**span),
+        manager.sum_bets(**span, user_id=weeks.user),
+        manager.query("SELECT count(*) FROM bets", **span),
+        anext(manager.iterate_bets(**span)),
+        weeks.ledger.entries(weeks.user),
+        weeks.bets.history(weeks.user),
+    ):
+        with pytest.raises(PartitionArchivedError) as caught:
+            await asked
+        assert caught.value.weeks == (W[1],)
+    assert (await manager.sum_bets(**span, allow_partial=True)).missing_weeks == (W[1],)
+
+
 async def test_archived_and_missing_weeks_together_are_missing(weeks):
     await weeks.manager.archive(W[1])
     weeks.file(W[2]).unlink()
