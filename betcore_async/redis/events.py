@@ -1,6 +1,10 @@
 """What a subscription yields: messages, and the truth about those that are missing."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +17,21 @@ class Message:
     """With the policy `latest`: how many older messages of the same key this one stands for."""
     offset: str | None = None
     """Where a durable message stands in the history of its channel; `subscribe(replay_from=…)` goes on after it."""
+    _made: dict[Callable[["Message"], Any], Any] | None = field(default=None, init=False, repr=False, compare=False)
+
+    def shared(self, make: Callable[["Message"], T]) -> T:
+        """Return `make(message)`, made once for all local subscribers of the message: a frame for WebSockets, say.
+
+        Each `make` has its own result; name one function, since a lambda written in a loop is a new one every time.
+        """
+        made = self._made
+        if made is None:
+            made = {}
+            object.__setattr__(self, "_made", made)  # a memory, and no part of the message's value
+        if make not in made:
+            made[make] = make(self)
+        result: T = made[make]
+        return result
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,27 @@ async def test_many_subscribers_share_one_connection_and_each_gets_every_message
     assert await asyncio.gather(*followers) == [list(range(50))] * 40
 
 
+async def test_what_many_subscribers_send_on_is_made_once(client, hub, unique):
+    made = []
+
+    def frame(message):
+        made.append(message.payload)
+        return b"<" + message.payload + b">"
+
+    async def follow():
+        async with hub.subscribe(unique) as stream:
+            ready.release()
+            return [event.shared(frame) for event in await take(stream, 3)]
+
+    ready = asyncio.Semaphore(0)
+    followers = [asyncio.create_task(follow()) for _ in range(20)]
+    for _ in followers:
+        await ready.acquire()
+    await publish(client, unique, range(3))
+    assert await asyncio.gather(*followers) == [[b"<0>", b"<1>", b"<2>"]] * 20
+    assert made == [b"0", b"1", b"2"]
+
+
 async def test_the_server_is_told_when_the_last_listener_of_a_channel_leaves(client, hub, unique):
     async with hub.subscribe(unique):
         async with hub.subscribe(unique, f"{unique}*"):
