@@ -33,7 +33,7 @@ from betcore_async.errors import BetcoreError
 from betcore_async.ids import IdGenerator
 from betcore_async.models import Bet
 from betcore_async.partitions import PartitionManager, chain
-from betcore_async.stores import BetStore, LedgerStore, SQLiteLedger, UserStore, sqlite_commands
+from betcore_async.stores import BetStore, LedgerStore, NewBet, SQLiteLedger, UserStore, sqlite_commands
 from betcore_async.stores.commands import PlaceBet
 from betcore_async.stores.sqlite_commands import Books, place_bet
 
@@ -43,12 +43,14 @@ PPM = 1_900_000
 TASKS = 64
 OURS, ONE_HOP, README = "betcore_async", "aiosqlite, one hop", "aiosqlite, README style"
 SETTLE_CELL, SETTLE_EACH = "settle_cell", "one transaction a bet"
+AUDIT = "ledger.audit"
 CASES = {  # name: (synchronous, tasks, contenders)
     "place x64": ("normal", 64, (OURS, ONE_HOP, README)),
     "place x64 FULL": ("full", 64, (OURS, ONE_HOP, README)),
     "place x1024 FULL": ("full", 1024, (OURS, ONE_HOP)),
     "settle, won, FULL": ("full", TASKS, (SETTLE_CELL, SETTLE_EACH)),
     "settle, lost, FULL": ("full", TASKS, (SETTLE_CELL, SETTLE_EACH)),
+    "audit, rows": ("normal", 1, (AUDIT,)),
 }
 TARGETS = [  # case, ours, against, at least: section "Speed" of the design
     ("place x64", OURS, ONE_HOP, 2.5),
@@ -117,8 +119,8 @@ def readme_style(connection: aiosqlite.Connection) -> Place:
         command, now = PlaceBet(new_id(), user, "cell", 100, PPM), to_microseconds(system_clock())
         async with lock:
             await connection.execute("BEGIN IMMEDIATE")
-            change = {"amount": -100, "now": now, "user_id": user, "id": command.id}
-            async with connection.execute(sqlite_commands._CHANGE_ONCE, change) as cursor:
+            stake = {"amount": -100, "now": now, "user_id": user, "id": command.id, "cell_id": "cell"}
+            async with connection.execute(sqlite_commands._STAKE, stake) as cursor:
                 balance, version = await cursor.fetchone()
             entry = (new_id(), user, version, -100, balance, "stake", command.id, None, now)
             await connection.execute(sqlite_commands.INSERT_ENTRY, entry)
@@ -173,6 +175,21 @@ async def run_settling(name: str, case: str, folder: str, count: int) -> dict[st
     return {"ops": count / took, "p50_us": None, "p99_us": None, "broken": await broken(folder)}
 
 
+async def run_auditing(case: str, folder: str, count: int) -> dict[str, Any]:
+    """Rows a second over a week of `count` bets, half of them won: users, bets and entries, each looked at once."""
+    async with opened(folder, CASES[case][0]) as (_, engine, users):
+        bets, chance = BetStore(engine), random.Random(count)
+        for start in range(0, count, 5_000):
+            wanted = [NewBet(chance.choice(users), f"cell {place % 2}", 100, 1.9) for place in range(5_000)]
+            await bets.place_many(wanted[: count - start])
+        await bets.settle_cell("cell 0", True)
+        started = perf_counter()
+        report = await LedgerStore(engine).audit()
+        took = perf_counter() - started
+    rows = sum(report.counts[name] for name in ("users", "bets", "entries"))
+    return {"ops": rows / took, "p50_us": None, "p99_us": None, "broken": len(report.violations)}
+
+
 async def broken(folder: str) -> int:
     """Count what the audit finds in the files that a contender left."""
     async with PartitionManager(DatabaseSettings(path=Path(folder) / "bets.db")) as partitions:
@@ -183,6 +200,8 @@ def be_contender(name: str, case: str, options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="betcore-bench-") as folder:
         if name in {SETTLE_CELL, SETTLE_EACH}:
             found = asyncio.run(run_settling(name, case, folder, options.bets))
+        elif name == AUDIT:
+            found = asyncio.run(run_auditing(case, folder, options.bets))
         else:
             found = asyncio.run(run_placing(name, case, folder, options.seconds))
     print(json.dumps(found))

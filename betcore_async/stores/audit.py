@@ -1,9 +1,10 @@
 """The audit: every promise of the ledger, as a query that finds the rows which break it."""
 
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 
 from betcore_async.errors import PartitionDamagedError, PartitionMissingError
 from betcore_async.partitions.catalog import Partition
@@ -13,7 +14,7 @@ from betcore_async.partitions.plan import missing_error
 from betcore_async.partitions.scanner import Scanner
 from betcore_async.partitions.week import Week
 from betcore_async.sqlite.retry import is_busy
-from betcore_async.stores import audit_chain
+from betcore_async.stores import audit_chain, audit_ids
 from betcore_async.stores.audit_report import AuditReport, Violation
 from betcore_async.stores.audit_rules import ACROSS, WITHIN
 from betcore_async.stores.audit_sums import WeekSums, add_up, sums_of
@@ -76,11 +77,32 @@ def _audit_file(scanner: Scanner, catalog: Catalog, *, entry: Partition) -> _Aud
         if is_busy(error) or _is_interrupt(error):
             raise
         return _unreadable(entry, str(error))
+    audited.violations.extend(islice(_used_before(scanner, catalog, entry), MOST_PER_RULE))
     is_archived = before is not None and before.state is PartitionState.ARCHIVED  # intact, as `verify` can prove
     if entry.predecessor is not None and "before" not in names and not is_archived:
         gone = Violation(entry.week.name, "the week before is there", entry.predecessor.name, "it cannot be read")
         audited.violations.append(gone)
     return audited
+
+
+def _used_before(scanner: Scanner, catalog: Catalog, entry: Partition) -> Iterator[Violation]:
+    """Find ids of the week in all weeks before it that can be read; of the others their own audit tells."""
+    raw, last = scanner.link.raw, ""
+    while ids := audit_ids.old_ids(raw, scanner.attach(entry.week, entry.path), entry.week, last):
+        last = ids[-1]
+        for week, earlier in sorted(catalog.items(), key=lambda item: item[0]):
+            if week < entry.week and earlier.state is PartitionState.SEALED:
+                for identifier in _used_in(scanner, earlier, ids):
+                    yield Violation(entry.week.name, audit_ids.ONCE, identifier, f"was used in {week} already")
+
+
+def _used_in(scanner: Scanner, entry: Partition, ids: list[str]) -> list[str]:
+    try:
+        return audit_ids.used(scanner.link.raw, scanner.attach(entry.week, entry.path), ids)
+    except (sqlite3.DatabaseError, PartitionDamagedError) as error:
+        if is_busy(error) or _is_interrupt(error):
+            raise
+        return []
 
 
 def _in_one_snapshot(

@@ -9,7 +9,7 @@ from ledger_files import CELL, NOON, WEEK, by_hand, open_books, path_of
 from betcore_async.clock import ManualClock, to_microseconds
 from betcore_async.errors import ModelError, PartitionMissingError
 from betcore_async.partitions import Week
-from betcore_async.stores import Violation
+from betcore_async.stores import Violation, audit_ids
 from betcore_async.stores.audit import MOST_PER_RULE
 from betcore_async.stores.audit_chain import HOLDS
 from betcore_async.stores.audit_rules import ACROSS, WITHIN
@@ -436,6 +436,18 @@ FAULTS = [
         "second_deposit",
         ["UPDATE ledger_entries SET ref_id = :first_deposit_ref WHERE id = :second_deposit"],
     ),
+    (
+        audit_ids.ONCE,
+        THIRD,
+        "first_lost",
+        ["UPDATE bets SET id = :first_lost WHERE id = :third_lost"],
+    ),
+    (
+        audit_ids.ONCE,
+        THIRD,
+        "first_deposit_ref",
+        ["UPDATE ledger_entries SET ref_id = :first_deposit_ref WHERE id = :third_deposit"],
+    ),
 ]
 
 
@@ -457,8 +469,17 @@ async def test_a_planted_fault_is_named_by_rule_week_and_row(story, rule, week, 
     assert all(violation.detail for violation in report.violations)
 
 
+async def test_ids_are_looked_up_in_all_weeks_by_pages(story, monkeypatch):
+    monkeypatch.setattr(audit_ids, "AT_A_TIME", 2)
+    for number, status in enumerate(("lost", "won", "cancelled")):
+        story.plant(THIRD, f"UPDATE bets SET id = :first_{status} WHERE id = :third_{status}")
+        found = {violation for violation in (await story.audit()).violations if violation.rule == audit_ids.ONCE}
+        assert len(found) == number + 1
+        assert {violation.detail for violation in found} == {f"was used in {FIRST} already"}
+
+
 def test_every_rule_is_proven_to_find_its_fault():
-    assert {rule for rule, *_ in FAULTS} == {*WITHIN, *ACROSS, "money in == money out"}
+    assert {rule for rule, *_ in FAULTS} == {*WITHIN, *ACROSS, "money in == money out", audit_ids.ONCE}
 
 
 async def test_a_careful_forger_who_corrects_every_later_entry_is_still_found(story):
