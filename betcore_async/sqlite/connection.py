@@ -105,19 +105,24 @@ class Link:
             self._running = None
             if self._interrupting:  # perhaps this job: the next one begins when that is over
                 with self._lock:
-                    pass
+                    self._interrupting = False
+                    self._refuse(None)
 
     def interrupt(self, job: Cancellable) -> bool:
         """Interrupt `job` if it is the one that runs, and no other; False when it is not."""
         with self._lock:
-            self._interrupting = True
-            try:
-                if self._running is not job:
-                    return False
-                self.raw.interrupt()
-            finally:
-                self._interrupting = False
+            before, self._interrupting = self._interrupting, True
+            if self._running is not job:
+                self._interrupting = before
+                return False
+            self._refuse(DatabaseError("stopped: its caller was cancelled"))
+            self.raw.interrupt()
         return True
+
+    def _refuse(self, error: DatabaseError | None) -> None:
+        # An interrupt does not reach statements that are too short to look: a loop around them ends at the next one.
+        if isinstance(self.raw, RawConnection):
+            self.raw.stopped = error
 
     async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Return `function(sqlite3.Connection)`, run on the thread in one hop.
@@ -165,6 +170,7 @@ class Link:
         while not closing.done():
             with self._lock, contextlib.suppress(sqlite3.ProgrammingError):  # closed already
                 if not self._calmed:
+                    self._refuse(PoolClosedError("the pool was closed before this call was done"))
                     self.raw.interrupt()
             await asyncio.wait([closing], timeout=INTERRUPT_AGAIN_AFTER)
         closing.result()
@@ -173,6 +179,7 @@ class Link:
         """On the thread, before it closes: a pending interrupt or an open cursor would leave the WAL behind."""
         with self._lock:
             self._calmed = True
+            self._refuse(None)
         with contextlib.suppress(sqlite3.Error):
             if isinstance(self.raw, RawConnection):
                 self.raw.held = False

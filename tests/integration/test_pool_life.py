@@ -135,6 +135,20 @@ async def test_close_interrupts_at_its_deadline_and_tells_everybody(pool):
             await asyncio.wait_for(task, 5)
 
 
+async def test_close_ends_loops_of_short_statements_at_its_deadline(pool):
+    def endless(raw):
+        while True:
+            with suppress(sqlite3.Error):
+                raw.execute("SELECT 1").fetchone()
+
+    tasks = [asyncio.create_task(call(endless)) for call in (pool.read, pool.write)]
+    await until(lambda: pool.stats().readers_idle == 0)
+    await asyncio.wait_for(pool.close(timeout=0.05), 20)
+    for task in tasks:
+        with pytest.raises(PoolClosedError):
+            await asyncio.wait_for(task, 5)
+
+
 async def test_a_cancelled_close_hurries_and_still_closes(pool, tmp_path):
     endless = asyncio.create_task(pool.fetch_value(ENDLESS))
     await until(lambda: pool.stats().readers_idle == 0)

@@ -137,6 +137,33 @@ async def test_cancelled_read_does_not_interrupt_its_neighbour(narrow):
             await victim
 
 
+async def test_a_cancelled_loop_of_short_statements_ends_too(narrow):
+    """An interrupt does not reach them: each is over before it looks."""
+    gate = Gate()
+
+    def endless(raw):
+        gate.pass_through()
+        while True:
+            with contextlib.suppress(sqlite3.Error):
+                raw.execute("SELECT 1").fetchone()
+
+    async def transact():
+        async with narrow.transaction() as transaction:
+            await transaction.run(endless)
+
+    for call in (lambda: narrow.read(endless), transact):
+        gate = Gate()
+        task = asyncio.create_task(call())
+        await gate.reached()
+        gate.open()
+        task.cancel()
+        await asyncio.wait([task], timeout=10)
+        assert task.cancelled()
+        assert await asyncio.wait_for(narrow.fetch_value(COUNT), 10) == 3
+        assert await asyncio.wait_for(narrow.write(lambda raw: raw.execute(COUNT).fetchone()[0]), 10) == 3
+    assert narrow.stats().broken == 0
+
+
 async def test_a_quick_read_does_not_wait_for_a_long_one_taken_along_in_its_hop(narrow, monkeypatch):
     monkeypatch.setattr(reader, "HOP_TIME", 60.0)
     gate = Gate()
