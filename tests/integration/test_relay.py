@@ -200,6 +200,30 @@ async def test_rotations_and_restarts_amid_writes_lose_nothing_and_keep_the_orde
             assert [event.bet.id for event in events[1:]] == expected[user.id]
 
 
+async def test_a_relay_closed_amid_its_work_is_gone_and_the_next_one_tells_the_rest(tmp_path, hub):
+    async with open_books(tmp_path) as books:
+        await books.partitions.write(outbox.turn_on)
+        user = await books.users.create("0xabc", 10_000)
+        bets = [(await books.bets.place(user.id, CELL, 1, 2.0)).id for _ in range(60)]
+        relay = OutboxRelay(books.partitions, hub)
+        for _ in range(12):
+            await relay.open()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.003):
+                    await until(lambda: relay.stats().relayed)
+            closing = asyncio.create_task(relay.close())
+            await asyncio.sleep(0)
+            closing.cancel()  # it ends all the same
+            await asyncio.wait([closing])
+            assert not [task for task in asyncio.all_tasks() if task.get_name() == "betcore-relay"]
+            with books.partitions.claim("relay") as free:
+                assert free
+        async with OutboxRelay(books.partitions, hub):
+            events = await told_to(hub, user.id, 1 + len(bets))
+            await caught_up(books)
+        assert [event.bet.id for event in once(events)[1:]] == bets
+
+
 async def test_while_redis_is_away_events_wait_and_are_told_when_it_is_back(tmp_path):
     port = free_port()
     async with (
