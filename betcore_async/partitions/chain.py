@@ -22,7 +22,11 @@ CHAINED = "position, id, user_id, version, amount, balance_after, ref_type, ref_
 ROWS_AT_A_TIME = 1000
 """Entries in one JSON array: memory stays small, however many a transaction wrote."""
 
-_HEAD = "SELECT seq, upto, hash FROM {schema}.ledger_chain ORDER BY seq DESC LIMIT 1"
+_HEAD = """
+SELECT seq, upto, hash
+FROM {schema}.ledger_chain
+WHERE seq = (SELECT max(seq) FROM {schema}.ledger_chain)
+"""
 
 _ENTRIES = f"""
 SELECT {CHAINED}
