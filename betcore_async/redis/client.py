@@ -111,7 +111,7 @@ class RedisClient:
 
     async def publish(self, channel: str, message: Value) -> int:
         """Send `message` to whoever subscribed to `channel` just now; return the number of receiving connections."""
-        return await self.execute("PUBLISH", channel, message)  # type: ignore[no-any-return]
+        return await self.execute(self.transport.publishing, channel, message)  # type: ignore[no-any-return]
 
     async def ping(self) -> None:
         await self.execute("PING")

@@ -67,7 +67,11 @@ class Cluster:
         """Return a connection to any master."""
         if self.map is None:
             await self._chart.renewed()
-        return await dial(self.server_for(None), self._settings, lambda _: None)
+        return await self.dial_to(self.server_for(None))
+
+    async def dial_to(self, node: Node) -> Wire:
+        """Return a connection to this server, for one user; raises redis-py's errors."""
+        return await dial(node, self._settings, lambda _: None)
 
     def together(self, keys: Sequence[Value]) -> list[list[Value]]:
         """Return the keys in groups that one command may have."""

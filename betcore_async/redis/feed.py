@@ -13,7 +13,7 @@ from betcore_async.redis.catch_up import CatchUp
 from betcore_async.redis.events import Message
 from betcore_async.redis.failures import UNANSWERED, backoff, command_error
 from betcore_async.redis.history import History, message_of, name_of_channel, offset_of
-from betcore_async.redis.link import Link
+from betcore_async.redis.shards import AnyLink, connect
 from betcore_async.redis.subscription import Subscription
 from betcore_async.redis.topics import Topic, Topics, is_pattern
 from betcore_async.redis.transport import HasTransport
@@ -96,7 +96,7 @@ class Feed:
         attempt = 0
         while True:
             try:
-                link = await Link.connect(self._client.transport, self._heartbeat)
+                link = await connect(self._client.transport, self._heartbeat)
             except RedisError as error:
                 self.failure = error
                 if isinstance(error, RedisAuthError):
@@ -110,7 +110,7 @@ class Feed:
             await asyncio.sleep(backoff(attempt))
             attempt += 1
 
-    async def _serve(self, link: Link) -> None:
+    async def _serve(self, link: AnyLink) -> None:
         """Use the connection until it breaks."""
         self._changed.set()
         tender = asyncio.create_task(self._tend(link), name="betcore-pubsub-tender")
@@ -135,7 +135,7 @@ class Feed:
         if not tender.cancelled() and (fault := tender.exception()):
             raise fault
 
-    async def _read(self, link: Link) -> None:
+    async def _read(self, link: AnyLink) -> None:
         while True:
             # What follows one another on one channel is handed out together: a burst costs each subscriber one step.
             topic: Topic | None = None
@@ -153,7 +153,7 @@ class Feed:
             if link.has_more:
                 await asyncio.sleep(0)
 
-    async def _tend(self, link: Link) -> None:
+    async def _tend(self, link: AnyLink) -> None:
         """Tell the server of changes, and keep the heartbeat; closing the link ends the reader, too."""
         try:
             while True:
@@ -192,7 +192,7 @@ class Feed:
             case ResponseError():
                 raise reply
 
-    async def _hand_out(self, link: Link, topic: Topic | None, messages: Sequence[Message]) -> None:
+    async def _hand_out(self, link: AnyLink, topic: Topic | None, messages: Sequence[Message]) -> None:
         self.received += len(messages)
         if topic is None or not messages:
             return

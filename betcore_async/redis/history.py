@@ -6,6 +6,7 @@ hole shows, and a history that was lost begins anew under another epoch (the mic
 An index names the channels that have a history, for those who subscribe by pattern and do not know them.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,12 +37,15 @@ INDEX = "history:index"
 """A sorted set of channels by when their histories expire (ms), and one member more that tells the server's memory
 from another: it is made with the index, and scored to stay last."""
 
+_TAG = re.compile(r"{[^}]+}")
+"""What alone decides, where it stands in a key or channel, on which server of a cluster that is."""
+
 _PAGE = 1000
 """Channels looked at in one call when those of a pattern are looked up."""
 
 # Not repeatable: the second run would be a second message.
-# KEYS: history, index. ARGV: channel, payload, most entries, life (ms), mark. Returns the number of receiving
-# connections.
+# KEYS: history, index. ARGV: channel, payload, most entries, life (ms), mark, the command that publishes. Returns the
+# number of receiving connections.
 _PUBLISH = Script(
     """
     local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
@@ -50,16 +54,18 @@ _PUBLISH = Script(
     local life, now = tonumber(ARGV[4]), time[1] * 1000 + math.floor(time[2] / 1000)
     if not epoch then epoch = time[1] .. string.format('%06d', time[2]) end
 
-    -- Named before it is written, so that no history exists that the index does not know.
-    if redis.call('EXISTS', KEYS[2]) == 0 then redis.call('ZADD', KEYS[2], 'inf', '\\0' .. epoch) end
-    -- The first write is one that needs memory: only that one is refused when there is none left.
-    redis.call('ZADD', KEYS[2], string.format('%.0f', now + life), ARGV[1])
-    redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', '(' .. string.format('%.0f', now))
-    if redis.call('PTTL', KEYS[2]) < life then redis.call('PEXPIRE', KEYS[2], ARGV[4]) end
+    -- Named before it is written, so that no history exists that the index does not know. No index in a cluster.
+    if KEYS[2] then
+        if redis.call('EXISTS', KEYS[2]) == 0 then redis.call('ZADD', KEYS[2], 'inf', '\\0' .. epoch) end
+        -- The first write is one that needs memory: only that one is refused when there is none left.
+        redis.call('ZADD', KEYS[2], string.format('%.0f', now + life), ARGV[1])
+        redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', '(' .. string.format('%.0f', now))
+        if redis.call('PTTL', KEYS[2]) < life then redis.call('PEXPIRE', KEYS[2], ARGV[4]) end
+    end
 
     local offset = redis.call('XADD', KEYS[1], 'MAXLEN', '=', ARGV[3], epoch .. '-*', 'm', ARGV[2])
     redis.call('PEXPIRE', KEYS[1], ARGV[4])
-    return redis.call('PUBLISH', ARGV[1], ARGV[5] .. offset .. ' ' .. ARGV[2])
+    return redis.call(ARGV[6], ARGV[1], ARGV[5] .. offset .. ' ' .. ARGV[2])
     """,
     repeatable=False,
 )
@@ -117,8 +123,10 @@ class History:
         self._life_ms = life_ms
 
     async def publish(self, transport: Transport, channel: str, message: Value) -> int:
-        words = (channel, message, self._size, self._life_ms, _MARK)
-        return int(await _PUBLISH.run(transport, [key_of(channel), INDEX], *words))
+        words = (channel, message, self._size, self._life_ms, _MARK, transport.publishing)
+        # In a cluster the index would be on another server; and it has no patterns, which it is for.
+        keys = [key_of(channel)] if transport.is_cluster else [key_of(channel), INDEX]
+        return int(await _PUBLISH.run(transport, keys, *words))
 
     @property
     def life(self) -> float:
@@ -157,7 +165,8 @@ class History:
 
 
 def key_of(channel: str) -> str:
-    return f"history:{{{channel}}}"
+    """Return the key of a channel's history, which in a cluster is where the channel is."""
+    return f"history:{channel}" if _TAG.search(channel) else f"history:{{{channel}}}"
 
 
 def message_of(channel: str, payload: bytes, pattern: str | None = None) -> Message:

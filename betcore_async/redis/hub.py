@@ -105,9 +105,10 @@ class PubSubHub:
         """
         if durable:
             return await self._history.publish(self._client.transport, channel, message)
-        (reply,) = await self._client.transport.run([("PUBLISH", channel, message)])
+        transport = self._client.transport
+        (reply,) = await transport.run([(transport.publishing, channel, message)])
         if isinstance(reply, Exception):
-            raise command_error(reply, "PUBLISH") from reply
+            raise command_error(reply, transport.publishing) from reply
         return int(reply)
 
     @asynccontextmanager
@@ -128,9 +129,12 @@ class PubSubHub:
         what happens to those that come faster is for the policy to say.
 
         Raises RedisUnavailableError, RedisAuthError or RedisTimeoutError when the server does not acknowledge within
-        the client's deadline, RedisCommandError when it refuses, ModelError for unusable arguments.
+        the client's deadline, RedisCommandError when it refuses, ModelError for unusable arguments, and for a pattern
+        on a cluster, which knows none.
         """
         _check(channels, policy, maxsize, max_rate)
+        if self._client.transport.is_cluster and any(map(is_pattern, channels)):
+            raise ModelError("a cluster knows no patterns of channels: name the channels", field="channels")
         cursors = _cursors(channels, replay_from)
         if not self._is_open:
             raise RedisClosedError("the hub is not open: use it inside `async with PubSubHub(…)`")

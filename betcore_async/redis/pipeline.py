@@ -65,7 +65,7 @@ class Pipeline:
         return self.add("DEL", *keys)
 
     def publish(self, channel: str, message: Value) -> Self:
-        return self.add("PUBLISH", channel, message)
+        return self.add(self._transport.publishing, channel, message)
 
     async def execute(self) -> list[Any]:
         """Send the collected commands, forget them, and return their replies in order, as the protocol has them.

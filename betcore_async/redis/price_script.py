@@ -4,8 +4,8 @@ from betcore_async.redis.scripts import Script
 
 # Not repeatable: the second run would append the points again.
 #
-# KEYS: latest, history, sequence. ARGV: symbol, channel, life of latest (ms), greatest age (us), most points, then for
-# each point its time (us) and price. Returns how many points were kept.
+# KEYS: latest, history, sequence. ARGV: symbol, channel, life of latest (ms), greatest age (us), most points, the
+# command that publishes, then for each point its time (us) and price. Returns how many points were kept.
 #
 # Scores are microseconds: whole numbers below 2^53, which doubles, and therefore Lua, hold exactly. Members are
 # "<length of number><number>:<price>" with a number that only grows: never equal, and, the length coming first as a
@@ -21,10 +21,10 @@ WRITE_POINTS = Script(
     -- The history may have been cut by hand, and latest may have expired: what either of them saw counts.
     if held_at and (not newest or held_at > newest) then newest = held_at end
 
-    local count = (#ARGV - 5) / 2
+    local count = (#ARGV - 6) / 2
     local number = redis.call('INCRBY', KEYS[3], count) - count
     local latest, ticks = nil, {}
-    for i = 6, #ARGV, 2 do
+    for i = 7, #ARGV, 2 do
         local at, price = tonumber(ARGV[i]), ARGV[i + 1]
         number = number + 1
         if not newest or at >= newest - greatest_age then
@@ -45,7 +45,7 @@ WRITE_POINTS = Script(
     end
     local surplus = redis.call('ZCARD', KEYS[2]) - most
     if surplus > 0 then redis.call('ZREMRANGEBYRANK', KEYS[2], 0, surplus - 1) end
-    for i = 1, #ticks do redis.call('PUBLISH', channel, ticks[i]) end
+    for i = 1, #ticks do redis.call(ARGV[6], channel, ticks[i]) end
     return #ticks
     """,
     repeatable=False,

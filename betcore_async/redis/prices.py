@@ -54,7 +54,9 @@ class PriceCache:
 
     def channel(self, symbol: str) -> str:
         """Return the channel on which ticks of `symbol` are published; `decode_tick` reads its messages."""
-        return f"{self._settings.key_prefix}:{check_symbol(symbol)}"
+        name = check_symbol(symbol)
+        # On a cluster the channel has to be where the keys are, for one script to reach both.
+        return f"{self._settings.key_prefix}:{f'{{{name}}}' if self._client.transport.is_cluster else name}"
 
     async def set_price(self, symbol: str, price: Price, at: datetime | None = None) -> PricePoint:
         """Write one price, of now or of `at`, and return it; `at` may lie ahead by `max_ahead` at most."""
@@ -157,6 +159,7 @@ class PriceCache:
             max(1, self._settings.latest_ttl // timedelta(milliseconds=1)),
             self._settings.history_max_age // _MICROSECOND,
             self._settings.history_max_points,
+            self._client.transport.publishing,
         )
         calls: list[tuple[Sequence[str], Sequence[Any]]] = []
         for symbol, points in batch.items():

@@ -22,8 +22,11 @@ class Transport:
 
     def __init__(self, settings: RedisSettings) -> None:
         self.address = settings.addr
+        self.is_cluster = settings.place.kind == "cluster"
+        self.publishing = "SPUBLISH" if self.is_cluster else "PUBLISH"
+        """The command that publishes: on a cluster only to the servers that have the channel, not to all."""
         self.timeout = settings.timeout.total_seconds()
-        self.route: Route = Cluster(settings) if settings.place.kind == "cluster" else Direct(settings)
+        self.route: Route = Cluster(settings) if self.is_cluster else Direct(settings)
         self.calls = self.commands = self.timeouts = self.errors = 0
         self._running = 0
         self.is_open = False

@@ -3,12 +3,13 @@
 import asyncio
 import os
 import signal
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
 from redis_servers import cluster
-from redis_tools import until
+from redis_tools import payloads, take, until
 
 from betcore_async.config import RedisSettings
 from betcore_async.errors import (
@@ -20,7 +21,7 @@ from betcore_async.errors import (
     RedisTimeoutError,
     RedisUnavailableError,
 )
-from betcore_async.redis import PriceCache, RedisClient
+from betcore_async.redis import Message, PriceCache, PubSubHub, Reconnected, RedisClient
 from betcore_async.redis.slots import slot_of_key
 
 TIMEOUT = 5.0  # seconds
@@ -178,6 +179,58 @@ async def test_many_redirections_renew_the_map_once(servers, client, unique):
     assert calls_of(servers, "cluster|slots") - before <= 6  # at most three servers are asked at a time
 
 
+async def test_messages_of_every_shard_arrive(servers, client, unique):
+    channels = [f"{unique}:{number}" for number in range(30)] + [f"{{{unique}}}:tagged"]
+    assert len({servers.master_of(slot_of_key(channel)).port for channel in channels}) == 3
+    async with PubSubHub(client) as hub, AsyncExitStack() as stack:
+        streams = {each: await stack.enter_async_context(hub.subscribe(each, f"{unique}:all")) for each in channels}
+        for number, channel in enumerate(channels):
+            await hub.publish(channel, number, durable=number % 2 == 0)
+        await client.publish(f"{unique}:all", len(channels))
+        for number, stream in enumerate(streams.values()):
+            assert payloads(await take(stream, 2)) == [number, len(channels)]
+        async with hub.subscribe(*channels, replay_from="start") as late:
+            assert sorted(payloads(await take(late, 16))) == list(range(0, 31, 2))
+        with pytest.raises(ModelError, match="patterns"):
+            await stack.enter_async_context(hub.subscribe(f"{unique}:*"))
+
+
+async def test_a_price_stream_begins_with_what_is_known_and_goes_on(client):
+    async with PubSubHub(client) as hub:
+        prices = PriceCache(client, hub=hub)
+        await prices.set_price("AA-1", 1)
+        async with prices.stream("AA-1", "BB-2", "CC-3") as stream:
+            assert (await anext(stream)).price == 1
+            await prices.set_prices([("BB-2", 2), ("CC-3", 3)])
+            assert {(point.symbol, int(point.price)) for point in await take(stream, 2)} == {("BB-2", 2), ("CC-3", 3)}
+
+
+async def test_a_subscription_follows_its_slot_and_misses_no_durable_message(servers, client, unique):
+    total, slot = 400, slot_of_key(unique)
+    source = servers.master_of(slot)
+    target = next(server for server in servers.current_masters() if server is not source)
+    async with (
+        PubSubHub(client) as hub,
+        hub.subscribe(unique, maxsize=total) as stream,
+        hub.subscribe(unique, f"{unique}:other", maxsize=total) as wide,
+    ):
+        moving = asyncio.create_task(asyncio.to_thread(servers.move, slot, target, pausing=0.1))
+        for number in range(total):
+            await hub.publish(unique, number, durable=True)
+        await moving
+        for subscription in (stream, wide):
+            events = await take(subscription, total)
+            while payload_count(events) < total:
+                events += await take(subscription, 1)
+            numbers = [number for number in payloads(events) if not isinstance(number, Reconnected)]
+            assert numbers == list(range(total))
+        await until(lambda: hub.stats().reconnects and hub.stats().connected)
+
+
+def payload_count(events):
+    return sum(isinstance(event, Message) for event in events)
+
+
 async def test_a_frozen_master_holds_up_nobody_else(servers, unique):
     keys = {servers.master_of(slot_of_key(f"{unique}:{number}")): f"{unique}:{number}" for number in range(60)}
     frozen, (key, *others) = next(iter(keys)), keys.values()
@@ -208,7 +261,6 @@ async def test_after_a_master_was_killed_its_replica_serves(servers, client, uni
     resumed = set()
 
     async def write(key):
-        home = servers.master_of(slot_of_key(key))
         number = 0
         while key not in resumed:
             number += 1
@@ -218,14 +270,31 @@ async def test_after_a_master_was_killed_its_replica_serves(servers, client, uni
                 outcomes[key, number] = error
             if is_killed and not isinstance(outcomes[key, number], RedisError):
                 resumed.add(key)
-            assert home is victim or not isinstance(outcomes[key, number], RedisError)
+            assert homes[key] is victim or not isinstance(outcomes[key, number], RedisError)
 
-    async with asyncio.timeout(40), asyncio.TaskGroup() as group:
-        for key in keys:
-            group.create_task(write(key))
-        await until(lambda: len(outcomes) > 100)
-        await asyncio.to_thread(victim.kill)
-        is_killed = True
+    homes = {key: servers.master_of(slot_of_key(key)) for key in keys}
+    struck = next(key for key, home in homes.items() if home is victim)
+    spared = next(key for key, home in homes.items() if home is not victim)
+    async with (
+        PubSubHub(client) as hub,
+        hub.subscribe(f"channel:{{{struck}}}") as mourning,
+        hub.subscribe(f"channel:{{{spared}}}") as calm,
+    ):
+        async with asyncio.timeout(40), asyncio.TaskGroup() as group:
+            for key in keys:
+                group.create_task(write(key))
+            await until(lambda: len(outcomes) > 100)
+            await asyncio.to_thread(victim.kill)
+            is_killed = True
+            (told,) = await take(calm, 1)
+            await hub.publish(calm.channels[0], 1)
+            assert payloads(await take(calm, 1)) == [1]
+            assert isinstance(told, Reconnected)
+            assert struck not in resumed  # told and served long before the replica took over
+        await hub.publish(mourning.channels[0], 2, durable=True)
+        told, message = await take(mourning, 2)
+        assert isinstance(told, Reconnected)
+        assert payloads([message]) == [2]
     for key in keys:
         written = [int(number) for number in await client.execute("LRANGE", key, 0, -1)]
         assert len(written) == len(set(written))  # nothing twice
