@@ -61,6 +61,7 @@ INSERT INTO ledger_entries (id, user_id, version, amount, balance_after, ref_typ
 SELECT {SQL_UUID7}, user_id, 1 + number, -100, 1000000 - number * 100, 'stake', id, :now
 FROM (SELECT id, user_id, row_number() OVER (PARTITION BY user_id ORDER BY id) AS number FROM bets)
 """,
+    "INSERT INTO ledger_chain (seq, upto, hash) SELECT 0, max(position), zeroblob(32) FROM ledger_entries",
 )
 
 

@@ -25,6 +25,8 @@ CONTENT = {
     "bets": "*",
     "cell_settlements": "*",
     "ledger_chain": "seq, upto, hash",
+    "outbox": "*",
+    "outbox_cursor": "*",
     "ledger_entries": "user_id, version, amount, balance_after, ref_type, ref_id, metadata, created_at",
     "partition_meta": "*",
 }
