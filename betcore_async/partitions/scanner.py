@@ -102,7 +102,9 @@ class Scanners:
             if scanner is None:
                 scanner = await self._open()
             async with self._clean_or_destroyed(scanner):
-                return await scanner.link.run(lambda raw: _call(function, scanner, raw))
+                if scanner in self._scanners:
+                    return await scanner.link.run(lambda raw: _call(function, scanner, raw))
+        return await self._run(function)  # somebody whose turn was before ours has destroyed it
 
     async def _open(self) -> Scanner:
         link = await connect_memory(HandlesConnection)
