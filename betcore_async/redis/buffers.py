@@ -19,12 +19,11 @@ class Buffer(Protocol):
     lost: int
     """Messages dropped so far."""
 
-    @property
-    def plain(self) -> deque[Event] | None:
-        """The messages that wait, when nothing else waits: whoever is in a hurry may take from its left end.
+    plain: deque[Event] | None
+    """The messages that wait, when nothing else waits: whoever is in a hurry may take from its left end.
 
-        None where that is not so. To be asked for again after anything was offered, forced or noted.
-        """
+    None where that is not so. To be asked for again after anything was offered, forced or noted.
+    """
 
     def offer(self, message: Message) -> bool:
         """Keep `message`, or deal with it as the policy says; False when it is neither, for want of room."""
@@ -58,11 +57,8 @@ class Queue:
         self._events: deque[Event] = deque()
         self._notes = 0
         """Events among them that are no messages. Messages are not counted: taking one is the commonest step."""
+        self.plain: deque[Event] | None = self._events
         self.lost = 0
-
-    @property
-    def plain(self) -> deque[Event] | None:
-        return None if self._notes else self._events
 
     @property
     def has_room(self) -> bool:
@@ -97,6 +93,7 @@ class Queue:
                 return
         self._events.append(event)
         self._notes += 1
+        self.plain = None
 
     @property
     def pending(self) -> int:
@@ -106,7 +103,9 @@ class Queue:
         if not self._events:
             return None
         event = self._events.popleft()
-        self._notes -= not isinstance(event, Message)
+        if not isinstance(event, Message):
+            self._notes -= 1
+            self.plain = None if self._notes else self._events
         return event
 
 
@@ -147,6 +146,7 @@ class DropOldest(Queue):
         self.lost += 1
         self._events.appendleft(Gap(lost))
         self._notes += 1
+        self.plain = None
         if back is not None:
             self._events.appendleft(back)
             self._notes += 1
@@ -161,11 +161,8 @@ class Latest:
         self._newest: dict[Hashable, Message] = {}
         self._gap: int | None = None
         self._back: Reconnected | None = None
+        self.plain: deque[Event] | None = None
         self.lost = 0
-
-    @property
-    def plain(self) -> None:
-        return None
 
     @property
     def has_room(self) -> bool:

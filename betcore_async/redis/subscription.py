@@ -99,24 +99,25 @@ class Subscription:
         return self
 
     async def __anext__(self) -> Event:
+        if self._quick:  # first, because nearly every call ends here
+            return self._quick.popleft()
         if self._pause:
             # Before anything is taken, so that a cancelled wait loses nothing and what is taken is the newest.
             await asyncio.sleep(max(0.0, self._next_at - self._wakeups.loop.time()))
         while not self._quick:
-            if (event := self._take()) is not None:
+            if self._quick is None and (event := self._take()) is not None:
                 return event
-            if self.error is not None:
-                raise self.error
             if self.ended:
-                raise StopAsyncIteration
+                raise self.error or StopAsyncIteration
             waiter, self._spare = self._spare or Waiter(self._wakeups.loop), None
             self._waiting.append(waiter)
             try:
                 await waiter
-            finally:
-                self._spare = waiter
-                if waiter in self._waiting:  # cancelled
+            except BaseException:
+                if waiter in self._waiting:
                     self._waiting.remove(waiter)
+                raise
+            self._spare = waiter
         return self._quick.popleft()
 
     async def batch(self, most: int = 100) -> list[Event]:

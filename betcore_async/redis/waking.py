@@ -16,12 +16,13 @@ class Waiter:
     A wait may end for no reason; look again whether what you wait for is there.
     """
 
-    __slots__ = ("_asyncio_future_blocking", "_callback", "_context", "_is_cancelled", "_loop", "_message")
+    __slots__ = ("_asyncio_future_blocking", "_is_cancelled", "_loop", "_message", "callback", "context")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._callback: Callable[[Any], object] | None = None
-        self._context: Context
+        self.callback: Callable[[Any], object] | None = None
+        """Lets the task go on, in `context`. Not to be called from within a task: two cannot run at a time."""
+        self.context: Context
         self._is_cancelled = False
         self._message: Any = None
         self._asyncio_future_blocking = False
@@ -31,28 +32,21 @@ class Waiter:
         self._asyncio_future_blocking = True
         yield self
 
-    def wake(self) -> None:
-        """Let the task go on at once, unless it does already. Not from within a task: two cannot run at a time."""
-        # Read and cleared with no call in between, where a signal could have a task cancelled.
-        callback, self._callback = self._callback, None
-        if callback is not None:
-            self._context.run(callback, self)
-
     # What follows is for asyncio.Task.
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
         return self._loop
 
     def add_done_callback(self, callback: Callable[[Any], object], *, context: Context | None = None) -> None:
-        self._callback = callback
-        self._context = copy_context() if context is None else context
+        self.callback = callback
+        self.context = copy_context() if context is None else context
 
     def cancel(self, msg: Any = None) -> bool:
-        callback, self._callback = self._callback, None
+        callback, self.callback = self.callback, None
         if callback is None:
             return False
         self._is_cancelled, self._message = True, msg
-        self._loop.call_soon(callback, self, context=self._context)
+        self._loop.call_soon(callback, self, context=self.context)
         return True
 
     def result(self) -> None:
@@ -78,7 +72,10 @@ class Wakeups:
         rest = iter(due)
         try:
             for waiter in rest:
-                waiter.wake()
+                # Read and cleared with no call in between, where a signal could have a task cancelled.
+                callback, waiter.callback = waiter.callback, None
+                if callback is not None:  # else it goes on already, cancelled
+                    waiter.context.run(callback, waiter)
         finally:
             if left := list(rest):  # one of the tasks wants the whole program to end
                 self.add(left)
