@@ -11,6 +11,7 @@ import pytest
 
 from betcore_async.config import RedisSettings
 from betcore_async.config_docs import options_table
+from betcore_async.models import TRANSITIONS, BetStatus
 from betcore_async.sqlite import PoolStats
 
 ROOT = Path(__file__).parents[2]
@@ -64,6 +65,15 @@ def test_the_table_of_settings_is_the_current_one():
     page = (ROOT / "docs" / "configuration.md").read_text()
     table = page.partition(MARKERS[0])[2].partition(MARKERS[1])[0]
     assert table.strip() == options_table().strip(), "put the output of `betcore config docs` between the markers"
+
+
+def test_the_life_of_a_bet_is_told_as_the_models_have_it():
+    page = (ROOT / "docs" / "ledger.md").read_text()
+    told = re.findall(r"^\| `bets\.(?:confirm|settle|cancel)\b[^|]*\| ([^|]*) \| `(\w+)` \|", page, re.MULTILINE)
+    moves = {(start, end) for starts, end in told for start in re.findall(r"`(\w+)`", starts)}
+    assert moves == {(str(start), str(end)) for start, ends in TRANSITIONS.items() for end in ends}
+    drawing = page.partition("## The life of a bet")[2].partition("```text")[2].partition("```")[0]
+    assert {status for status in BetStatus if f" {status} " in drawing} == set(BetStatus)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
