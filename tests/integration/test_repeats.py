@@ -157,16 +157,17 @@ async def test_a_version_is_a_whole_number_from_one(books, user, version):
 # Rows that are kept, whatever SQL is used
 
 
+ENTRY = "id, user_id, version, amount, balance_after, ref_type, ref_id, metadata, created_at"
 REPLACING = [
     "INSERT OR REPLACE INTO users SELECT id, wallet_address, balance + 1, version, created_at, updated_at FROM users",
     "REPLACE INTO bets SELECT id, user_id, cell_id, 1, reward_ppm, status, placed_at, NULL, NULL, NULL FROM bets",
     (
-        "REPLACE INTO ledger_entries SELECT id, user_id, version, amount, balance_after + 1, ref_type, ref_id,"
-        " metadata, created_at FROM ledger_entries"
+        f"REPLACE INTO ledger_entries ({ENTRY}) SELECT id, user_id, version, amount, balance_after + 1, ref_type,"
+        " ref_id, metadata, created_at FROM ledger_entries"
     ),
     (  # another id, but the place of an entry that is there
-        "INSERT OR REPLACE INTO ledger_entries SELECT 'new', user_id, version, amount, balance_after, ref_type, ref_id,"
-        " metadata, created_at FROM ledger_entries LIMIT 1"
+        f"REPLACE INTO ledger_entries ({ENTRY}) SELECT 'new', user_id, version, amount, balance_after, ref_type,"
+        " ref_id, metadata, created_at FROM ledger_entries LIMIT 1"
     ),
     "INSERT OR REPLACE INTO cell_settlements SELECT cell_id, chunk, 0, upto, bets, 0, 0, 1, 0 FROM cell_settlements",
 ]
