@@ -7,6 +7,7 @@ import os
 import pty
 import shutil
 import subprocess
+import sys
 
 import pytest
 from integration.commands import COMMAND, betcore, environment
@@ -170,6 +171,19 @@ def test_a_week_is_moved_out_of_the_folder_and_back(folder, tmp_path):
     assert "is there already" in again.complaint
     assert run(folder, "detach", WEEKS[1], "--to", place).status == 2  # it would overwrite what is there
     assert run(folder, "list").out.count("sealed") >= 5
+
+
+@pytest.mark.parametrize("package", ["obstore", "compression.zstd"])
+def test_without_the_extra_it_says_what_to_install(folder, package):
+    hidden = {package, "backports.zstd"} if package == "compression.zstd" else {package}
+    prelude = "import sys; " + "; ".join(f"sys.modules[{name!r}] = None" for name in sorted(hidden))
+    command = [sys.executable, "-c", f"{prelude}; {COMMAND[-1]}", "partitions", "archive", WEEKS[0]]
+    variables = environment(DB_PATH="data/bets.db")
+    done = subprocess.run(command, cwd=folder.parent, env=variables, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "pip install 'betcore_async[archive]'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (folder / f"bets-{WEEKS[0]}.db").exists()
 
 
 def test_nothing_is_made_where_there_is_nothing(tmp_path):
