@@ -54,13 +54,23 @@ async def run(
     violations: list[Violation] = []
     sums: dict[Week, WeekSums] = {}
     for done, week in enumerate(chosen, start=1):
-        audited = await partitions.scan(partial(_audit_file, entry=catalog[week]))
+        audited = await partitions.scan(partial(_audit_week, week=week))
         violations += audited.violations
         if audited.sums is not None:
             sums[week] = audited.sums
         if progress is not None:
             progress(done, len(chosen))
     return AuditReport(tuple(violations), add_up(sums))
+
+
+def _audit_week(scanner: Scanner, catalog: Catalog, *, week: Week) -> _Audited:
+    # As the catalog is now: since the audit began, a week may have been archived or moved away.
+    entry = catalog.get(week)
+    if entry is None:
+        return _Audited([Violation(week.name, "the file can be read", week.name, "it is not here any more")], None)
+    if entry.state is PartitionState.ARCHIVED:
+        return _Audited([], None)
+    return _audit_file(scanner, catalog, entry=entry)
 
 
 def _audit_file(scanner: Scanner, catalog: Catalog, *, entry: Partition) -> _Audited:

@@ -28,6 +28,7 @@ from betcore_async.errors import (
 from betcore_async.partitions import PartitionManager, PartitionState
 from betcore_async.partitions import archive_steps as steps
 from betcore_async.sqlite.connection import open_raw
+from betcore_async.stores import audit
 from betcore_async.stores.sqlite_engine import CLOCK_SKEW
 
 pytestmark = pytest.mark.usefixtures("object_stores")
@@ -403,6 +404,26 @@ async def test_the_audit_goes_on_over_what_is_here(weeks):
     assert report.ok, report.violations
     with pytest.raises(PartitionArchivedError):
         await weeks.ledger.audit(weeks=[W[1]])
+
+
+async def test_an_audit_lets_weeks_go_while_it_runs(weeks):
+    await weeks.manager.archive(W[2])
+    await weeks.manager.restore(W[2])  # from now on, without its file, it is archived
+
+    def progress(done, of):
+        if done == 1:
+            weeks.file(W[2]).unlink()
+
+    def lost(done, of):
+        weeks.file(W[3]).unlink(missing_ok=True)
+
+    async with await reopened(weeks) as other, asyncio.timeout(30):  # which has no file open yet
+        report = await audit.run(other, progress=progress)
+    assert report.ok, report.violations
+    assert report.counts["weeks"] == 5
+    async with await reopened(weeks) as other, asyncio.timeout(30):
+        report = await audit.run(other, progress=lost)
+    assert (str(W[3]), "it is not here any more") in {(found.week, found.detail) for found in report.violations}
 
 
 async def test_an_archived_week_can_be_attached_but_not_detached(weeks, tmp_path):
