@@ -23,13 +23,23 @@ _SCAN_CHUNK = 1000
 _PAGE = """
 SELECT {columns}
 FROM bets
-WHERE user_id = :user_id
-  AND placed_at >= :start AND placed_at < :end
-  AND (:after_id IS NULL OR (placed_at, id) {beyond} (:after_at, :after_id))
-  AND (:status IS NULL OR status = :status {or_open})
+WHERE user_id = ?1
+  AND placed_at >= ?2 AND placed_at < ?3
+  AND (?4 IS NULL OR (placed_at, id) {beyond} (?5, ?4))
+  AND (?6 IS NULL OR status = ?6 {or_open})
 ORDER BY placed_at {order}, id {order}
-LIMIT :limit
+LIMIT ?7
 """
+_PAGES = {
+    (newest_first, carried): _PAGE.format(
+        columns=Bet.COLUMNS,
+        beyond="<" if newest_first else ">",
+        order="DESC" if newest_first else "ASC",
+        or_open="OR status IN ('pending', 'confirmed')" if carried else "",
+    )
+    for newest_first in (True, False)
+    for carried in (True, False)
+}
 
 _BY_ID = "SELECT {columns} FROM bets WHERE id IN ({marks})"
 
@@ -70,7 +80,7 @@ def page(weeks: Weeks, spans: Sequence[Span], query: BetQuery) -> list[Record]:
 
 def _of_week(weeks: Weeks, span: Span, query: BetQuery) -> Iterator[Record]:
     start, end, cursor = span.start, span.end, query.cursor
-    carried = span.partition.successor is not None
+    sql = _PAGES[query.newest_first, span.partition.successor is not None]
     chunk = _SCAN_CHUNK if query.status is not None else min(query.limit or _SCAN_CHUNK, _SCAN_CHUNK)
     while True:
         if cursor is not None:  # as a bound of the range it lets the index find the place
@@ -79,23 +89,12 @@ def _of_week(weeks: Weeks, span: Span, query: BetQuery) -> Iterator[Record]:
             )
         if start >= end:
             return
-        sql = _PAGE.format(
-            columns=Bet.COLUMNS,
-            beyond="<" if query.newest_first else ">",
-            order="DESC" if query.newest_first else "ASC",
-            or_open="OR status IN ('pending', 'confirmed')" if carried else "",
-        )
-        values = {
-            "user_id": query.user_id,
-            "start": start,
-            "end": end,
-            "after_at": cursor and cursor.placed_at,
-            "after_id": cursor and cursor.id,
-            "status": query.status,
-            "limit": chunk,
-        }
+        after = (None, None) if cursor is None else (cursor.id, cursor.placed_at)
+        values = (query.user_id, start, end, *after, query.status, chunk)
         # Asked for again with each chunk: completing the one before may have closed the week.
         records = weeks.raw(span.partition).execute(sql, values).fetchall()
+        if not records:
+            return
         completed = complete(weeks, span.partition, records)
         yield from (record for record in completed if query.status is None or record[STATUS] == query.status)
         if len(records) < chunk:

@@ -18,7 +18,7 @@ from betcore_async.errors import (
 )
 from betcore_async.partitions.archive_manifest import Manifest, read_record
 from betcore_async.partitions.files import Family, remove
-from betcore_async.partitions.meta import PartitionState, read_meta
+from betcore_async.partitions.meta import PartitionMeta, PartitionState, read_meta
 from betcore_async.partitions.week import Week
 from betcore_async.sqlite.connection import open_raw
 from betcore_async.sqlite.looking import open_to_look
@@ -99,17 +99,29 @@ def ask(path: Path, question: Callable[[sqlite3.Connection], T]) -> T:
 
 
 def _read(raw: sqlite3.Connection, path: Path, week: Week, head: int) -> Partition:
-    owner, version = (raw.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
-    if owner != APPLICATION_ID:
-        raise NotBetcoreDatabaseError(f"{path} belongs to something else (application_id {owner:#x})", path=path)
+    _check_owner(raw, path)
+    (version,) = raw.execute("PRAGMA user_version").fetchone()
     if version > head:
         raise SchemaTooNewError(f"{path} has schema version {version}, this code knows {head}; upgrade it", path=path)
+    meta = check_content(raw, path, week)
+    return Partition(week, path, meta.state, version, meta.predecessor, meta.successor)
+
+
+def _check_owner(raw: sqlite3.Connection, path: Path) -> None:
+    (owner,) = raw.execute("PRAGMA application_id").fetchone()
+    if owner != APPLICATION_ID:
+        raise NotBetcoreDatabaseError(f"{path} belongs to something else (application_id {owner:#x})", path=path)
+
+
+def check_content(raw: sqlite3.Connection, path: Path, week: Week) -> PartitionMeta:
+    """Return what a file says of itself. Raises PartitionDamagedError for one that is not the week's file."""
+    _check_owner(raw, path)
     if raw.execute(_TABLES).fetchone() != (4,):
         raise PartitionDamagedError(f"{path} has not the tables of a weekly file", path=path, reason="tables")
     meta = read_meta(raw, path)
     if meta.week != week:
         raise PartitionDamagedError(f"{path} says it holds {meta.week}", path=path, reason="another week")
-    return Partition(week, path, meta.state, version, meta.predecessor, meta.successor)
+    return meta
 
 
 def discover(family: Family, head: int) -> Discovery:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from betcore_async.errors import ModelError
-from betcore_async.partitions.figures import ByStatus, Figures, Sums
+from betcore_async.partitions.figures import Figures, Standing, Sums
 from betcore_async.partitions.files import staging_of
 from betcore_async.partitions.handles import Identity
 from betcore_async.partitions.week import Week
@@ -99,7 +99,9 @@ def _parsed(entry: Mapping[str, Any]) -> tuple[Identity, Figures]:
     by_home: dict[int, dict[str, Sums]] = {}
     for home, status, count, amount, payout in entry["sums"]:
         by_home.setdefault(home, {})[status] = Sums(count, amount, payout)
-    return (device, inode, size, modified, changed), Figures(by_home, entry["last_carried"])
+    return (device, inode, size, modified, changed), Figures(
+        {home: Standing.of(found) for home, found in by_home.items()}, entry["last_carried"]
+    )
 
 
 def _write(path: Path, known: Known) -> None:
@@ -119,11 +121,11 @@ def _write(path: Path, known: Known) -> None:
         raise
 
 
-def _rows(by_home: Mapping[int, ByStatus]) -> list[tuple[int, str, int, int, int]]:
+def _rows(by_home: Mapping[int, Standing]) -> list[tuple[int, str, int, int, int]]:
     return [
         (home, status, sums.count, sums.amount, sums.payout)
-        for home, by_status in by_home.items()
-        for status, sums in by_status.items()
+        for home, standing in by_home.items()
+        for status, sums in standing.by_status.items()
     ]
 
 

@@ -9,6 +9,8 @@ import sqlite3
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from betcore_async.models import OPEN_STATUSES
+
 _WEEK = 604_800_000_000
 _MONDAY = 345_600_000_000 - 100_000 * _WEEK
 """Start of a week long before all others, so that no remainder is negative."""
@@ -27,6 +29,13 @@ _CARRIED_BY_HOME = f"""
 SELECT {_HOME} AS home, status, {SUMS}
 FROM bets
 WHERE rowid <= ? AND placed_at < (SELECT starts_at FROM partition_meta)
+GROUP BY home, status
+"""
+
+_OF_USER_BY_HOME = f"""
+SELECT {_HOME} AS home, status, {SUMS}
+FROM bets
+WHERE user_id = ? AND placed_at >= ? AND placed_at < ?
 GROUP BY home, status
 """
 
@@ -55,29 +64,54 @@ class Sums:
         return cls(count, (amount_high << 32) + amount_low, (payout_high << 32) + payout_low)
 
 
-ByStatus = Mapping[str, Sums]
 NOTHING = Sums()
 
 
-def add_up(by_status: ByStatus, statuses: Iterable[str]) -> Sums:
-    total = NOTHING
-    for status in statuses:
-        if found := by_status.get(status):
-            total += found
-    return total
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What the bets of one week come to in one file."""
+
+    by_status: Mapping[str, Sums]
+    count: int
+    """All of them."""
+    open: int
+    """How many the file leaves open."""
+    decided: Sums
+
+    @classmethod
+    def of(cls, by_status: Mapping[str, Sums]) -> "Standing":
+        total = sum(sums.count for sums in by_status.values())
+        still_open = sum(sums.count for status, sums in by_status.items() if status in OPEN_STATUSES)
+        decided = sum((sums for status, sums in by_status.items() if status not in OPEN_STATUSES), NOTHING)
+        return cls(by_status, total, still_open, decided)
+
+    def decided_as(self, status: str | None) -> Sums:
+        """Add up what was decided, one way or any."""
+        return self.decided if status is None else NOTHING if status in OPEN_STATUSES else self._of(status)
+
+    def open_as(self, status: str | None) -> Sums:
+        """Add up what is open, in one status or any."""
+        wanted = OPEN_STATUSES if status is None else OPEN_STATUSES & {status}
+        return sum(map(self._of, wanted), NOTHING)
+
+    def _of(self, status: str) -> Sums:
+        return self.by_status.get(status, NOTHING)
+
+
+NOBODY = Standing.of({})
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
     """What the bets in one file come to."""
 
-    by_home: Mapping[int, ByStatus]
+    by_home: Mapping[int, Standing]
     """By start of the week in which they were placed (microseconds since the epoch)."""
     last_carried: int
     """Up to this rowid lie the bets that were carried over from the weeks before: they were there first."""
 
-    def of_week(self, starts_at: int) -> ByStatus:
-        return self.by_home.get(starts_at, {})
+    def of_week(self, starts_at: int) -> Standing:
+        return self.by_home.get(starts_at, NOBODY)
 
 
 def count(raw: sqlite3.Connection) -> Figures:
@@ -96,8 +130,13 @@ def count_carried(raw: sqlite3.Connection, last: int) -> Figures:
     return Figures(_grouped(raw.execute(_CARRIED_BY_HOME, (last,))), last)
 
 
-def _grouped(rows: Iterable[tuple[int, ...]]) -> dict[int, dict[str, Sums]]:
+def count_of_user(raw: sqlite3.Connection, user_id: str, start: int, end: int) -> Figures:
+    """Count the bets of a user in a file that were placed in [start, end)."""
+    return Figures(_grouped(raw.execute(_OF_USER_BY_HOME, (user_id, start, end))), 0)
+
+
+def _grouped(rows: Iterable[tuple[int, ...]]) -> dict[int, Standing]:
     by_home: dict[int, dict[str, Sums]] = {}
     for home, status, *sums in rows:
         by_home.setdefault(home, {})[str(status)] = Sums.from_row(tuple(sums))
-    return by_home
+    return {home: Standing.of(by_status) for home, by_status in by_home.items()}

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from betcore_async.errors import PartitionDamagedError
-from betcore_async.partitions.catalog import ask
+from betcore_async.partitions.catalog import ask, check_content
 from betcore_async.partitions.week import Week
 from betcore_async.sqlite.connection import open_raw
 from betcore_async.sqlite.failures import is_interrupt
@@ -56,7 +56,7 @@ class HandlesConnection(sqlite3.Connection):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._handles: OrderedDict[Week, Handle] = OrderedDict()
+        self._handles: OrderedDict[str, Handle] = OrderedDict()  # by name of the week: it has its hash at hand
         self._asked: list[Handle] = []  # in the question that is being answered, and not fixed
 
     def interrupt(self) -> None:
@@ -76,11 +76,11 @@ class HandlesConnection(sqlite3.Connection):
 
         Raises StaleCatalogError where it is gone, PartitionDamagedError where it cannot be read.
         """
-        handle = self._handles.get(week)
-        if handle is None or handle.path != path:
+        handle = self._handles.get(week.name)
+        if handle is None or (handle.path is not path and handle.path != path):
             handle = self._open(week, path)
         else:
-            self._handles.move_to_end(week)
+            self._handles.move_to_end(week.name)
         if not handle.raw.in_transaction:
             handle.raw.execute("BEGIN")
             self._asked.append(handle)
@@ -89,13 +89,13 @@ class HandlesConnection(sqlite3.Connection):
     def _open(self, week: Week, path: Path) -> Handle:
         self.let_go(week)
         while len(self._handles) >= HANDLE_LIMIT:
-            self.let_go(next(iter(self._handles)))
-        handle = self._handles[week] = reaching(week, path, lambda: _opened(path))
+            self.let_go(Week(next(iter(self._handles))))
+        handle = self._handles[week.name] = reaching(week, path, lambda: _opened(week, path))
         return handle
 
     def let_go(self, week: Week) -> None:
         """Close a week's file, so that it may be moved or finalized."""
-        handle = self._handles.pop(week, None)
+        handle = self._handles.pop(week.name, None)
         if handle is not None:
             handle.raw.close()
             if handle in self._asked:
@@ -116,7 +116,7 @@ def identify(path: Path) -> Identity:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def _opened(path: Path) -> Handle:
+def _opened(week: Week, path: Path) -> Handle:
     identity = identify(path)
     raw = open_raw(path.absolute(), readonly=True)
     try:
@@ -126,7 +126,7 @@ def _opened(path: Path) -> Handle:
         fixed = mode == "delete" and not path.stat().st_mode & stat.S_IWUSR
         if fixed:
             raw.execute("BEGIN")
-            raw.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        check_content(raw, path, week)  # it may have been swapped since the folder was read
         if identify(path) != identity:
             raise StaleCatalogError
     except BaseException:

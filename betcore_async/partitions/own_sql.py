@@ -36,14 +36,12 @@ def run(weeks: Weeks, spans: Sequence[Span], sql: str, parameters: Parameters) -
     return _one_after_the_other(weeks, reach, merge, parameters, limit)
 
 
-def _groups(weeks: Weeks, reach: Reach) -> Iterator[Sequence[Partition]]:
-    """Yield as many files at a time as can be attached beside the newest one, where the users are."""
-    room = ATTACH_LIMIT - 1
+def _groups(weeks: Weeks, reach: Reach, room: int = ATTACH_LIMIT - 1) -> Iterator[Sequence[Partition]]:
+    """Yield some files at a time, to be attached beside the newest one, where the users are."""
     older = [file for file in reach.files if file.week != weeks.newest.week]
     groups = [older[start : start + room] for start in range(0, len(older), room)]
-    if len(older) < len(reach.files):
-        groups[-1] = [*groups[-1], weeks.newest]
-    yield from groups
+    yield from groups[:-1]
+    yield [*groups[-1], weeks.newest] if len(older) < len(reach.files) else groups[-1]
 
 
 def _one_after_the_other(
@@ -62,8 +60,10 @@ def _merged(weeks: Weeks, reach: Reach, merge: Merge, parameters: Parameters, li
     raw, names = weeks.scanner.link.raw, list[str]()
     if merge.grouped and not isinstance(parameters, Mapping):
         parameters = parameters[: merge.positional]  # those of LIMIT come after them
+    # Aggregates of a union are added up row by row behind it: measured, file by file takes half the time.
+    groups = _groups(weeks, reach, 1) if merge.grouped else _groups(weeks, reach)
     try:
-        for files in _groups(weeks, reach):
+        for files in groups:
             with views(weeks, reach, files) as viewing:
                 cursor = viewing.execute(merge.partial, parameters)
                 names, rows = [column[0] for column in cursor.description], cursor.fetchall()

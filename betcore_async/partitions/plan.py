@@ -1,6 +1,7 @@
 """Which weekly files a time range reaches, and what part of each. Pure."""
 
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
@@ -44,18 +45,17 @@ def plan(partitions: Catalog, start: datetime, end: datetime, *, allow_partial: 
         raise ModelError(str(error), field="start") from None
     if last < first:
         raise ModelError(f"the range ends ({end}) before it starts ({start})", field="end")
-    entries = readable(partitions)
+    known = timeline(partitions)
     spans = tuple(
         Span(entry, max(first, entry.week.starts_at), min(last, entry.week.ends_at))
-        for entry in entries
+        for entry in known.readable
         if entry.week.starts_at < last and entry.week.ends_at > first
     )
     # What was before the oldest week that is known of is lost with it.
-    before_all = chain[0].predecessor if (chain := _chain(partitions)) else None
     missing = tuple(
         week
-        for week in known_missing(partitions)
-        if week.ends_at > first and (week.starts_at < last or (week == before_all and last > first))
+        for week in known.missing
+        if week.ends_at > first and (week.starts_at < last or (week == known.before_all and last > first))
     )
     if missing and not allow_partial:
         raise missing_error(partitions, missing)
@@ -83,9 +83,33 @@ def missing_error(
     return PartitionMissingError(f"no readable file for {names}{problems}; bring it back{without}", weeks=weeks)
 
 
-def readable(partitions: Catalog) -> list[Partition]:
-    """Return the files that can be read, oldest first."""
-    return [entry for entry in _chain(partitions) if entry.state is not PartitionState.ARCHIVED]
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """What follows from a catalog for every question; worked out once."""
+
+    readable: tuple[Partition, ...]
+    """The files that can be read, oldest first."""
+    place: Mapping[str, int]
+    """Where each of them stands, by the name of its week."""
+    missing: tuple[Week, ...]
+    before_all: Week | None
+    """The week before the oldest one that is known."""
+
+
+_timelines: deque[tuple[Catalog, Timeline]] = deque(maxlen=8)
+"""Of the catalogs that were asked about last. A catalog is replaced as a whole and never changed."""
+
+
+def timeline(partitions: Catalog) -> Timeline:
+    for catalog, known in tuple(_timelines):
+        if catalog is partitions:
+            return known
+    chain = _chain(partitions)
+    files = tuple(entry for entry in chain if entry.state is not PartitionState.ARCHIVED)
+    place = {entry.week.name: number for number, entry in enumerate(files)}
+    found = Timeline(files, place, tuple(_missing(chain)), chain[0].predecessor if chain else None)
+    _timelines.append((partitions, found))
+    return found
 
 
 def _chain(partitions: Catalog) -> list[Partition]:
@@ -94,13 +118,21 @@ def _chain(partitions: Catalog) -> list[Partition]:
     return sorted(entries, key=lambda entry: entry.week)
 
 
+def readable(partitions: Catalog) -> list[Partition]:
+    """Return the files that can be read, oldest first."""
+    return list(timeline(partitions).readable)
+
+
 def known_missing(partitions: Catalog) -> list[Week]:
     """Return the weeks, oldest first, that the chain of files says there were, and that cannot be read here.
 
     Where several in a row are gone, the weeks between the first and the last of them may have had files, too, and are
     named with them.
     """
-    entries = _chain(partitions)
+    return list(timeline(partitions).missing)
+
+
+def _missing(entries: Sequence[Partition]) -> list[Week]:
     missing = [entries[0].predecessor] if entries and entries[0].predecessor else []
     missing += [entry.week for entry in entries if entry.state is PartitionState.ARCHIVED]
     for before, after in pairwise(entries):

@@ -48,6 +48,7 @@ class Scanner:
         self.detach(week)
         while len(self._attached) >= ATTACH_LIMIT:
             self.detach(next(iter(self._attached)))
+        self._hub.handle(week, path)  # looks whether it is the week's file
         # An absolute path, and mode=ro: a plain name would be created when missing.
         statement, uri = f"ATTACH DATABASE ? AS {schema}", f"file:{quote(str(path.absolute()))}?mode=ro"
         reaching(week, path, lambda: self.link.raw.execute(statement, (uri,)))

@@ -9,9 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from betcore_async.errors import PartitionError
-from betcore_async.models import OPEN_STATUSES, Bet, User
+from betcore_async.models import Bet, User
 from betcore_async.partitions.catalog import Partition
-from betcore_async.partitions.figures import add_up
 from betcore_async.partitions.merging import ENTRY_COLUMNS
 from betcore_async.partitions.plan import Span
 from betcore_async.partitions.scanner import deny_all_but_reading
@@ -46,10 +45,9 @@ def reach_of(weeks: Weeks, spans: Sequence[Span]) -> Reach:
 
     def took_over(file: Partition) -> bool:
         found = {home: weeks.figures(file).of_week(home) for home in homes}
-        agrees = all(add_up(found[home], found[home]).count == count for home, count in left.items())
-        still_open = ((home, add_up(by_status, OPEN_STATUSES).count) for home, by_status in found.items())
+        agrees = all(found[home].count == count for home, count in left.items())
         left.clear()
-        left.update((home, count) for home, count in still_open if count)
+        left.update((home, standing.open) for home, standing in found.items() if standing.open)
         files.append(file)
         return agrees
 

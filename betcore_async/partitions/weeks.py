@@ -10,7 +10,7 @@ from betcore_async.partitions.figure_cache import FigureCache
 from betcore_async.partitions.figures import Figures
 from betcore_async.partitions.handles import StaleCatalogError, identify
 from betcore_async.partitions.meta import PartitionState
-from betcore_async.partitions.plan import Catalog, Span, known_missing, missing_error, plan, readable
+from betcore_async.partitions.plan import Catalog, Span, missing_error, plan, timeline
 from betcore_async.partitions.scanner import Scanner
 from betcore_async.partitions.week import Week
 
@@ -25,13 +25,12 @@ class Weeks:
         """What was done without."""
         self._allow_partial = allow_partial
         self._cache = cache
-        self._entries = readable(catalog)
-        self._gaps = known_missing(catalog)
-        self._figures: dict[Week, Figures] = {}
+        self._known = timeline(catalog)
+        self._figures: dict[str, Figures] = {}  # by week; of all users, or of the one the question is about
 
     @property
     def newest(self) -> Partition:
-        return self._entries[-1]
+        return self._known.readable[-1]
 
     def spans(self, start: datetime, end: datetime) -> tuple[Span, ...]:
         """Return what [start, end) reaches, oldest first. Raises PartitionMissingError unless `allow_partial`."""
@@ -41,10 +40,8 @@ class Weeks:
 
     def after(self, home: Week) -> Iterator[Partition]:
         """Yield the files after a week, oldest first. Raises at the first gap between them unless `allow_partial`."""
-        gaps = [week for week in self._gaps if week > home]
-        for holder in self._entries:
-            if holder.week <= home:
-                continue
+        gaps = [week for week in self._known.missing if week > home]
+        for holder in self._known.readable[self._known.place[home.name] + 1 :]:
             while gaps and gaps[0] < holder.week:
                 if not self._allow_partial:
                     raise missing_error(self.catalog, tuple(week for week in gaps if week < holder.week))
@@ -64,10 +61,18 @@ class Weeks:
 
     def figures(self, partition: Partition) -> Figures:
         """Return what the bets in a file come to: of a sealed one all, of the live one those that were carried over."""
-        found = self._figures.get(partition.week)
+        found = self._figures.get(partition.week.name)
         if found is None:
-            sealed = partition.state is PartitionState.SEALED
-            found = self._figures[partition.week] = self._sealed(partition) if sealed else self._carried(partition)
+            found = self._sealed(partition) if partition.state is PartitionState.SEALED else self._carried(partition)
+            self._figures[partition.week.name] = found
+        return found
+
+    def figures_of_user(self, partition: Partition, user_id: str, start: int, end: int) -> Figures:
+        """Return what the bets of one user in a file come to that were placed in [start, end)."""
+        found = self._figures.get(partition.week.name)
+        if found is None:
+            found = figures.count_of_user(self.scanner.handle(partition).raw, user_id, start, end)
+            self._figures[partition.week.name] = found
         return found
 
     def _sealed(self, partition: Partition) -> Figures:

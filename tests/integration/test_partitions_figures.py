@@ -50,7 +50,7 @@ def sidecar(it: Platform):
 
 def opened(it: Platform) -> set[Week]:
     """Return the weeks that the scanners have open."""
-    return {week for scanner in it.manager._reading.scanners._scanners for week in scanner._hub._handles}
+    return {Week(name) for scanner in it.manager._reading.scanners._scanners for name in scanner._hub._handles}
 
 
 async def fresh(it: Platform, span=SEALED) -> tuple[BetTotals, set[Week]]:
@@ -198,4 +198,4 @@ def test_a_bet_counts_for_the_week_its_placed_at_falls_into(moment, edge):
         raw.execute("CREATE TABLE partition_meta AS SELECT 0 AS starts_at")
         raw.execute("INSERT INTO bets VALUES (?, 'won', 1, ?)", (to_microseconds(moment), 2**62))
         found = figures.count(raw).by_home
-    assert found == {Week.of(moment).starts_at: {"won": figures.Sums(1, 1, 2**62)}}
+    assert found == {Week.of(moment).starts_at: figures.Standing.of({"won": figures.Sums(1, 1, 2**62)})}
