@@ -89,7 +89,9 @@ class HandlesConnection(sqlite3.Connection):
     def _open(self, week: Week, path: Path) -> Handle:
         self.let_go(week)
         while len(self._handles) >= HANDLE_LIMIT:
-            self.let_go(Week(next(iter(self._handles))))
+            # The file that is asked first in a question is the live one: the question keeps its snapshot of it.
+            first = self._asked[0] if self._asked else None
+            self.let_go(Week(next(name for name, handle in self._handles.items() if handle is not first)))
         handle = self._handles[week.name] = reaching(week, path, lambda: _opened(week, path))
         return handle
 

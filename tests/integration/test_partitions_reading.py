@@ -62,9 +62,12 @@ def pause_at(monkeypatch, week: Week, gate: Gate) -> None:
     monkeypatch.setattr(HandlesConnection, "handle", held)
 
 
-@pytest.mark.parametrize("week", W[:3])
+@pytest.mark.parametrize(("week", "limit"), [(W[0], 64), (W[1], 2), (W[2], 64)])
 @pytest.mark.parametrize("question", ["a page", "totals of a user"])
-async def test_a_rotation_in_the_middle_of_a_question_changes_nothing_of_its_answer(it, question, week, monkeypatch):
+async def test_a_rotation_in_the_middle_of_a_question_changes_nothing_of_its_answer(
+    it, question, week, limit, monkeypatch
+):
+    monkeypatch.setattr(handles, "HANDLE_LIMIT", limit)
     before = await QUESTIONS[question](it)
     gate = Gate()
     pause_at(monkeypatch, week, gate)
@@ -109,6 +112,8 @@ async def test_pages_across_rotations_show_every_bet_once(limit, newest_first, r
 
 async def test_no_more_files_are_open_than_the_bound_allows(it, monkeypatch):
     monkeypatch.setattr(handles, "HANDLE_LIMIT", 2)
+    for week in W[:4]:
+        await it.manager._reading.scanners.forget(week)
     for question in ("a page", "totals of a user", "totals", "a part of a stream"):
         answer = await QUESTIONS[question](it)
         assert answer == await QUESTIONS[question](it)
