@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -147,6 +148,13 @@ def test_an_installation_that_fails_is_told_and_tried_again_next_time(bootstrap,
     bootstrap.asked()
     assert bootstrap.run().returncode == 7
     assert bootstrap.asked() == ["venv", "pip", "nox"]
+
+
+def test_every_python_that_is_promised_has_a_session_of_its_own():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    promised = [line.rpartition(" ")[2] for line in project["classifiers"] if re.search(r":: 3\.\d+$", line)]
+    assert promised[0] == project["requires-python"].removeprefix(">=")
+    assert f"for supported in {tuple(promised)}:".replace("'", '"') in NOXFILE.read_text()
 
 
 def test_the_ci_script_runs_what_the_readme_says():

@@ -249,7 +249,10 @@ class SQLitePool:
         return await self.write(lambda raw: execute(raw, sql, parameters))
 
     async def execute_many(self, sql: str, rows: Iterable[Parameters]) -> ExecuteResult:
-        """Run one statement for each of `rows`, all or none of them, in the next group commit."""
+        """Run one statement for each of `rows`, all or none of them, in the next group commit.
+
+        `rows` is read to its end first, in the caller's task. For more than memory holds, take several calls.
+        """
         kept = list(rows)  # the function may run twice, an iterator would be empty by then
         return await self.write(lambda raw: execute_many(raw, sql, kept))
 
