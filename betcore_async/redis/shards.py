@@ -11,7 +11,7 @@ from redis.exceptions import RedisError as ServerError
 from betcore_async.addresses import Node
 from betcore_async.redis.cluster import Cluster
 from betcore_async.redis.commands import Command, Value
-from betcore_async.redis.failures import MovedError, backoff, translate
+from betcore_async.redis.failures import MovedError, UnsettledError, backoff, translate
 from betcore_async.redis.link import Link
 from betcore_async.redis.slots import redirection, slot_of_key
 from betcore_async.redis.transport import Transport
@@ -200,6 +200,8 @@ class ShardedLink:
         if isinstance(reply, MovedError):
             self._cluster.note_owner(*redirection(reply, shard.node))
             raise ServerConnectionError("the channel is on another server now") from reply
+        if isinstance(reply, UnsettledError):
+            raise ServerConnectionError(str(reply)) from reply  # no refusal: another attempt will do
         if not isinstance(reply, list):
             return reply
         if reply[0] == b"sunsubscribe":

@@ -11,6 +11,7 @@ import pytest
 from redis_servers import cluster
 from redis_tools import payloads, take, until
 
+from betcore_async.app import Betcore
 from betcore_async.config import RedisSettings
 from betcore_async.errors import (
     ModelError,
@@ -315,3 +316,16 @@ async def test_an_address_that_is_no_cluster_is_told(redis_url):
     host = redis_url.removeprefix("redis://").removesuffix("/0")
     with pytest.raises(RedisError, match="cluster support disabled"):
         await RedisClient(RedisSettings.from_url(f"redis+cluster://{host}")).open()
+
+
+async def test_the_whole_toolkit_runs_on_a_cluster_named_in_the_environment(servers, unique, tmp_path, monkeypatch):
+    monkeypatch.setenv("REDIS_ADDR", servers.url)
+    monkeypatch.setenv("DB_PATH", str(tmp_path / "bets.db"))
+    monkeypatch.setenv("PRICES_KEY_PREFIX", unique)
+    async with Betcore() as core, core.hub.subscribe(f"{unique}:results") as results:
+        assert (await core.health()).ok
+        await core.prices.set_prices([("BTC-USD", 46350), ("ETH-USD", 2500)])
+        assert len(await core.prices.get_latest_prices(["BTC-USD", "ETH-USD"])) == 2
+        await core.hub.publish(f"{unique}:results", 7, durable=True)
+        assert payloads(await take(results, 1)) == [7]
+        assert core.stats().hub.connected
