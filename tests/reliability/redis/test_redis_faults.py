@@ -139,6 +139,25 @@ async def test_a_cut_inside_a_reply_gives_nobody_a_part_of_it():
         assert await direct.get("counter") == b"1"
 
 
+@pytest.mark.parametrize("channel", ["a:1", "a:*"])
+async def test_a_cut_inside_a_message_loses_nothing_durable_and_gives_nobody_a_part(channel):
+    async with (
+        faulty(timeout="10s") as (proxy, client, direct),
+        PubSubHub(client) as hub,
+        PubSubHub(direct) as publisher,
+        hub.subscribe(channel) as stream,
+    ):
+        for number, cut in enumerate((1, 7, 40, 60)):
+            proxy.cut_after = cut
+            await publisher.publish("a:1", number, durable=True)
+            await until(lambda cuts=number + 1: proxy.cuts == cuts)
+            events = await take(stream, 2)
+            assert isinstance(events[0], Reconnected)
+            assert payloads(events[1:]) == [number]
+        await publisher.publish("a:1", 4, durable=True)
+        assert payloads(await take(stream, 1)) == [4]
+
+
 async def test_a_half_open_connection_costs_one_deadline_and_is_not_used_again():
     async with faulty() as (proxy, client, direct):
         await client.set("a", 1)
