@@ -101,7 +101,8 @@ def rotate(
         print_json(asdict(report))
     elif report.performed:
         carried = f"{report.users:,} users and {report.open_bets:,} open bets carried over in {report.seconds:.2f} s"
-        print(f"{report.previous} is sealed, {report.week} is live; {carried}")
+        waited = f"writers waited for {report.blocked_seconds:.2f} s of it"
+        print(f"{report.previous} is sealed, {report.week} is live; {carried}, {waited}")
     else:
         print(f"nothing to do: {report.week} is live")
 
