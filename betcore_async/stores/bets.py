@@ -79,7 +79,13 @@ class BetStore:
         """
         new_id = self._engine.new_id
         commands = (
-            PlaceBet(bet.id or new_id(), bet.user_id, bet.cell_id, bet.amount, reward_ppm(bet.reward_rate))
+            PlaceBet(
+                new_id() if bet.id is None else bet.id,
+                bet.user_id,
+                bet.cell_id,
+                bet.amount,
+                reward_ppm(bet.reward_rate),
+            )
             for bet in bets
         )
         placed = await self._engine.execute(PlaceBets(tuple(commands)))

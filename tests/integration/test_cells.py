@@ -261,4 +261,7 @@ async def test_an_empty_batch_and_one_that_is_too_large(books, user):
 async def test_terms_that_no_bet_can_have_refuse_the_batch_before_anything_is_done(books, user):
     with pytest.raises(ValueError, match="amount"):
         await books.bets.place_many([NewBet(user.id, CELL, 1, 2.0), NewBet(user.id, CELL, 0, 2.0)])
+    for unusable in ("", "7"):
+        with pytest.raises(ValueError, match="id must be a UUIDv7"):
+            await books.bets.place_many([NewBet(user.id, CELL, 1, 2.0), NewBet(user.id, CELL, 1, 2.0, id=unusable)])
     assert await books.users.get(user.id) == user
