@@ -210,14 +210,15 @@ _SLOTS = ("CLUSTER", "SLOTS")
 
 
 class RedisCluster:
-    """Three masters, which share the slots evenly, and replicas."""
+    """Masters, which share the slots evenly, and replicas."""
 
-    def __init__(self, masters: Sequence[Server], replicas: Sequence[Server]) -> None:
-        self.servers = [*masters, *replicas]
+    def __init__(self, servers: Sequence[Server], password: str) -> None:
+        self.servers = servers
+        self.password = password
 
     @property
     def url(self) -> str:
-        return f"redis+cluster://{','.join(each.address for each in self.servers)}"
+        return f"redis+cluster://:{self.password}@{','.join(each.address for each in self.servers)}"
 
     def master_of(self, slot: int) -> Server:
         """Return the master of a slot, as any server that lives tells it."""
@@ -241,7 +242,7 @@ class RedisCluster:
         source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", target_id)
         while keys := source.ask("CLUSTER", "GETKEYSINSLOT", slot, 1):
             time.sleep(pausing)
-            source.ask("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
+            source.ask("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "AUTH", self.password, "KEYS", *keys)
         for server in (target, source, *self.current_masters()):
             server.ask("CLUSTER", "SETSLOT", slot, "NODE", target_id)
 
@@ -255,12 +256,16 @@ class RedisCluster:
 
 
 @contextmanager
-def cluster(*, masters: int = 3, replicas: int = 0, node_timeout: int = 1500) -> Iterator[RedisCluster]:
+def cluster(*, masters: int, replicas: int, password: str, node_timeout: int = 1500) -> Iterator[RedisCluster]:
     """Start a cluster; the first `replicas` masters have one replica each, which takes over after `node_timeout` ms."""
     with servers() as (folder, stack):
         options = ("--save", "", "--cluster-enabled", "yes", "--cluster-node-timeout", str(node_timeout))
         quick = ("--repl-diskless-sync-delay", "0", "--cluster-replica-validity-factor", "0")
-        group = [Server(folder / str(number), *options, *quick) for number in range(masters + replicas)]
+        secret = ("--requirepass", password, "--masterauth", password)
+        group = [
+            Server(folder / str(number), *options, *quick, *secret, password=password)
+            for number in range(masters + replicas)
+        ]
         for each in group:
             stack.callback(each.end)
             each.start()
@@ -272,7 +277,7 @@ def cluster(*, masters: int = 3, replicas: int = 0, node_timeout: int = 1500) ->
         share = SLOTS // masters + 1
         for number, each in enumerate(group[:masters]):
             each.ask("CLUSTER", "ADDSLOTSRANGE", number * share, min(SLOTS, (number + 1) * share) - 1)
-        result = RedisCluster(group[:masters], group[masters:])
+        result = RedisCluster(group, password)
         result.until_settled()
         for master, replica in zip(group, group[masters:], strict=False):
             identity = master.ask("CLUSTER", "MYID")

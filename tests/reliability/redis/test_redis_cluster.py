@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import traceback
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
@@ -15,6 +16,7 @@ from betcore_async.app import Betcore
 from betcore_async.config import RedisSettings
 from betcore_async.errors import (
     ModelError,
+    RedisAuthError,
     RedisCommandError,
     RedisCrossSlotError,
     RedisError,
@@ -30,8 +32,8 @@ TIMEOUT = 5.0  # seconds
 
 @pytest.fixture(scope="module")
 def servers():
-    """Three masters, one of which has a replica."""
-    with cluster(masters=3, replicas=1) as group:
+    """Three masters, one of which has a replica, all with a password."""
+    with cluster(masters=3, replicas=1, password="cluster-pw") as group:
         yield group
 
 
@@ -319,7 +321,8 @@ async def test_an_address_that_is_no_cluster_is_told(redis_url):
 
 
 async def test_the_whole_toolkit_runs_on_a_cluster_named_in_the_environment(servers, unique, tmp_path, monkeypatch):
-    monkeypatch.setenv("REDIS_ADDR", servers.url)
+    monkeypatch.setenv("REDIS_ADDR", servers.url.replace(":cluster-pw@", ""))
+    monkeypatch.setenv("REDIS_PASSWORD", "cluster-pw")
     monkeypatch.setenv("DB_PATH", str(tmp_path / "bets.db"))
     monkeypatch.setenv("PRICES_KEY_PREFIX", unique)
     async with Betcore() as core, core.hub.subscribe(f"{unique}:results") as results:
@@ -329,3 +332,10 @@ async def test_the_whole_toolkit_runs_on_a_cluster_named_in_the_environment(serv
         await core.hub.publish(f"{unique}:results", 7, durable=True)
         assert payloads(await take(results, 1)) == [7]
         assert core.stats().hub.connected
+
+
+async def test_a_wrong_password_is_told_at_once_and_not_shown(servers):
+    wrong = uuid4().hex
+    with pytest.raises(RedisAuthError, match="REDIS_PASSWORD") as caught:
+        await RedisClient(settings_of(servers, password=wrong)).open()
+    assert wrong not in "".join(traceback.format_exception(caught.value))
