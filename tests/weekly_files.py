@@ -113,5 +113,9 @@ def live_weeks(folder: Path) -> list[str]:
 
 
 def names_in(folder: Path) -> set[str]:
-    """Return the names of the files in a folder, without the lock and what SQLite keeps beside a file in use."""
-    return {path.name for path in folder.iterdir() if not path.name.endswith(("-wal", "-shm", "-journal", ".lock"))}
+    """Return the names of the files in a folder, without lock, figures and what SQLite keeps beside a file in use."""
+    return {
+        path.name
+        for path in folder.iterdir()
+        if not path.name.endswith(("-wal", "-shm", "-journal", ".lock", ".figures"))
+    }
