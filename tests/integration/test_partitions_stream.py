@@ -129,4 +129,4 @@ async def test_a_stream_of_any_length_needs_less_than_ten_megabytes(it):
         finally:
             tracemalloc.stop()
         assert count >= ROWS
-        assert peak < 5_000_000  # bytes of Python; SQLite itself keeps 128 kB of each file
+        assert peak < 5_000_000  # bytes of Python; SQLite itself keeps 64 kB of each file
