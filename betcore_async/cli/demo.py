@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -84,7 +84,8 @@ def _plan(feed: Path | None, seed: int, weeks: int, **others: object) -> "Plan":
     from betcore_async.demo.run import Plan
 
     if feed is not None:
-        facts = survey(feed.name, read_feed(feed))
+        with closing(read_feed(feed)) as ticks:
+            facts = survey(feed.name, ticks)
         return Plan(facts, lambda: read_feed(feed), seed=seed, **others)  # type: ignore[arg-type]
     walk = GeneratedFeed(seed=seed, weeks=weeks)
     return Plan(survey(str(walk), generate_feed(walk)), lambda: generate_feed(walk), seed=seed, **others)  # type: ignore[arg-type]

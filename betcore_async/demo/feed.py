@@ -14,7 +14,7 @@ import itertools
 import math
 import random
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -78,8 +78,8 @@ def survey(source: str, ticks: Iterable[PricePoint]) -> FeedFacts:
     return FeedFacts(source, digest.hexdigest(), count, tuple(symbols), first, last)
 
 
-def read_feed(path: str | Path) -> Iterator[PricePoint]:
-    """Yield the ticks of a CSV or CSV.gz file in their order, reading as they are asked for.
+def read_feed(path: str | Path) -> Generator[PricePoint, None, None]:
+    """Yield the ticks of a CSV or CSV.gz file in their order, as they are asked for; close it when you stop early.
 
     Raises FeedError with `source` and `line` for a file that cannot be read and for the first row that is not a tick:
     wrong header or number of fields, a time that is not ISO 8601 with a zone or lies before the row above, a price

@@ -1,5 +1,6 @@
 import gzip
 import itertools
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -134,8 +135,11 @@ def test_survey_refuses_a_feed_without_prices(feed):
 
 
 def test_survey_refuses_a_silence_of_more_than_a_year(feed):
-    with pytest.raises(FeedError, match="more than a year") as caught:
-        survey("feed", read_feed(feed(ROWS + "2024-01-03T00:00:00Z,BTC-USD,1\n")))
+    with (
+        closing(read_feed(feed(ROWS + "2024-01-03T00:00:00Z,BTC-USD,1\n"))) as ticks,
+        pytest.raises(FeedError, match="more than a year") as caught,
+    ):
+        survey("feed", ticks)
     assert caught.value.line == 5
 
 
