@@ -85,6 +85,10 @@ nox.options.sessions = ["lint", "typing", "tests"]
 # How long a program has after Ctrl-C: the demo still runs its audit, the tests still stop their servers.
 GRACE = 60.0
 
+# Tests share the processors by file, so that what a file's tests share is made once. More than four gain little, and
+# each has servers of its own.
+PARALLEL = ("--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile")
+
 
 def install(session: nox.Session, *, extras: str = "", groups: tuple[str, ...] = ()) -> None:
     """Install the built wheel (never the checkout itself, so that what is tested is what is shipped)."""
@@ -114,7 +118,7 @@ def demo(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run every test, those against a real Redis included, on the Python that runs nox."""
     install(session, extras="[archive,cli,embedded]", groups=("test",))
-    session.run("pytest", *session.posargs, interrupt_timeout=GRACE)
+    session.run("pytest", *PARALLEL, *session.posargs, interrupt_timeout=GRACE)
 
 
 def tests_on(version: str) -> None:
@@ -135,7 +139,7 @@ def integration(session: nox.Session) -> None:
     """Run the tests that need a server or kill processes."""
     install(session, extras="[archive,cli,embedded]", groups=("test",))
     folders = ("tests/conformance", "tests/integration", "tests/reliability")
-    session.run("pytest", *folders, *session.posargs, interrupt_timeout=GRACE)
+    session.run("pytest", *PARALLEL, *folders, *session.posargs, interrupt_timeout=GRACE)
 
 
 @nox.session

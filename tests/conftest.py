@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -19,7 +20,7 @@ from betcore_async.config import variable_names
 SETTLE = 1.0  # seconds that threads, tasks and files have to go away by themselves after a test
 
 _environment = pytest.StashKey[dict[str, str]]()
-_service = pytest.StashKey[RedisService]()
+_service = pytest.StashKey[RedisService | str]()
 
 # Machines are shared and slow at times: how long an example takes says nothing about it.
 hypothesis.settings.register_profile("betcore", deadline=None, print_blob=True)
@@ -28,7 +29,7 @@ hypothesis.settings.load_profile("betcore")
 
 def pytest_configure(config: pytest.Config) -> None:
     # The settings of whoever runs the tests are for finding Redis, and must not reach the tests themselves.
-    config.stash[_environment] = dict(os.environ)
+    config.stash[_environment] = getattr(config, "workerinput", {}).get("environment") or dict(os.environ)
     for name in (*variable_names(), "SECRETS_DIR"):
         os.environ.pop(name, None)
 
@@ -42,6 +43,26 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(f"Redis: {config.stash[_service]}")
 
 
+# With pytest-xdist several processes share the tests. They start in the environment that was cleared above, and what
+# they say about the server goes to the one that shows the summary.
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    node.workerinput["environment"] = node.config.stash[_environment]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput") and _service in session.config.stash:
+        session.config.workeroutput["redis"] = str(session.config.stash[_service])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    if said := getattr(node, "workeroutput", {}).get("redis"):
+        node.config.stash[_service] = said
+
+
 @pytest.fixture(scope="session")
 def redis_url(request: pytest.FixtureRequest) -> Iterator[str]:
     """URL of a real server for the session. Tests share it: use keys and channels of your own."""
@@ -50,6 +71,8 @@ def redis_url(request: pytest.FixtureRequest) -> Iterator[str]:
             request.config.stash[_service] = service
             yield service.url
     except NoRedisError as error:
+        if hasattr(request.config, "workerinput"):
+            pytest.fail(str(error), pytrace=False)  # one of several processes cannot end the run
         # Ends the run instead of skipping: tests that did not run must not look like tests that passed.
         pytest.exit(str(error), returncode=pytest.ExitCode.USAGE_ERROR)
 

@@ -135,12 +135,13 @@ def test_compose_is_taken_when_an_engine_answers_and_taken_down_afterwards(bare,
     assert down == f"{project} down --volumes"
 
 
-def run_pytest(folder: Path, program: str, **environ: str) -> subprocess.CompletedProcess[str]:
+def run_pytest(folder: Path, program: str, *options: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run pytest with our conftest on a test file of its own."""
     (folder / "test_it.py").write_text(program)
     root = Path(__file__).parents[2]
+    ours = ("-p", "conftest", "-c", root / "pyproject.toml")
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "conftest", "-c", root / "pyproject.toml", "--rootdir", folder, folder],
+        [sys.executable, "-m", "pytest", *options, *ours, "--rootdir", folder, folder],
         env={**os.environ, "PYTHONPATH": str(root / "tests"), **environ},
         capture_output=True,
         text=True,
@@ -149,14 +150,19 @@ def run_pytest(folder: Path, program: str, **environ: str) -> subprocess.Complet
     )
 
 
-def test_a_run_without_a_server_fails_instead_of_skipping(tmp_path):
-    done = run_pytest(tmp_path, "def test_it(redis_url): pass", REDIS_ADDR="127.0.0.1:1")
+ALONE_OR_SHARED = pytest.mark.parametrize("options", [(), ("--numprocesses=2",)])
+
+
+@ALONE_OR_SHARED
+def test_a_run_without_a_server_fails_instead_of_skipping(tmp_path, options):
+    done = run_pytest(tmp_path, "def test_it(redis_url): pass", *options, REDIS_ADDR="127.0.0.1:1")
     assert done.returncode not in {0, 5}
     assert "REDIS_ADDR=127.0.0.1:1 does not answer" in done.stdout + done.stderr
 
 
-def test_a_run_says_which_server_it_took(tmp_path, bare):
-    done = run_pytest(tmp_path, "def test_it(redis_url): pass", **bare)
+@ALONE_OR_SHARED
+def test_a_run_says_which_server_it_took(tmp_path, bare, options):
+    done = run_pytest(tmp_path, "def test_it(redis_url): pass", *options, **bare)
     assert done.returncode == 0, done.stdout
     assert "\nRedis: the embedded server at redis://127.0.0.1:" in done.stdout
 
