@@ -88,7 +88,8 @@ async def placing(name: str, folder: str, synchronous: str) -> AsyncIterator[tup
             return
     (path,) = Path(folder).glob("bets-*.db")
     async with aiosqlite.connect(path, isolation_level=None, cached_statements=256) as connection:
-        for pragma in ("journal_mode = WAL", f"synchronous = {synchronous}", "foreign_keys = ON"):
+        ours = ("foreign_keys = ON", "wal_autocheckpoint = 8000", "cache_size = -8000")
+        for pragma in ("journal_mode = WAL", f"synchronous = {synchronous}", *ours):
             await connection.execute(f"PRAGMA {pragma}")
         yield (one_hop if name == ONE_HOP else readme_style)(connection), users
 

@@ -38,6 +38,11 @@ COMMON_PRAGMAS = (
     ("temp_store", "MEMORY"),  # sorting never touches the disk
     ("cache_size", "-8000"),  # 8 MB of page cache
 )
+WRITER_PRAGMAS = (
+    # 32 MB of WAL instead of 4: a checkpoint then writes once what many commits changed, and placing bets is a fifth
+    # cheaper. The price is a recovery of some tens of milliseconds after a crash.
+    ("wal_autocheckpoint", "8000"),
+)
 READER_PRAGMAS = (
     ("query_only", "ON"),  # a second lock on the door beside mode=ro
     ("wal_autocheckpoint", "0"),  # the writer is the only checkpointer (WAL-reset bug of SQLite < 3.51.3)
@@ -320,7 +325,7 @@ def _prepare(raw: sqlite3.Connection, file: Path, settings: DatabaseSettings, *,
             path=file,
             journal_mode=mode,
         )
-    own = READER_PRAGMAS if readonly else (("synchronous", settings.synchronous.value),)
+    own = READER_PRAGMAS if readonly else (*WRITER_PRAGMAS, ("synchronous", settings.synchronous.value))
     for name, value in (*COMMON_PRAGMAS, *own):
         raw.execute(f"PRAGMA {name} = {value}")
     raw.row_factory = Row

@@ -55,7 +55,11 @@ class Reader:
         started = now = monotonic()
         taken.extend(line.take_jobs(HOP_READS))
         together = len(taken) > 1
-        while (job := self._next()) is not None:
+        while True:
+            try:
+                job = taken.popleft()
+            except IndexError:  # also when the loop has just taken back the last one
+                break
             if not job.attempts:
                 waited += now - job.enqueued_at
             fetches += not job.snapshot
@@ -78,12 +82,6 @@ class Reader:
         tally.waited += waited
         tally.statements += fetches  # one each, past the tracking of cursors
         tally.used += now - started
-
-    def _next(self) -> Job | None:
-        try:
-            return self.taken.popleft()
-        except IndexError:  # also when the loop has just taken back the last one
-            return None
 
     def _tidily(self, job: Job) -> Any:
         """Run a function of the caller, and leave nothing of it behind."""
