@@ -87,7 +87,8 @@ def _write_bets(folder: Path, weeks: list[Week], users: list[str], rows: int) ->
         big.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF; {schema}; BEGIN")
         for number, week in enumerate(weeks):
             live = number == len(weeks) - 1
-            placed = [_bet(chance, week, users, number, row) for row in range(rows)]
+            moments = range(week.starts_at + 1_000_000, week.ends_at - 1_000_000, 600_000_000_000 // rows)
+            placed = [_bet(chance, at, users, number, row) for row, at in enumerate(moments[:rows])]
             left = [bet for bet in placed if chance.random() < 0.05]
             carried, open_bets = open_bets, [*(bet for bet in open_bets if chance.random() < 0.3), *left]
             still_open = {bet[0] for bet in open_bets}
@@ -107,9 +108,8 @@ def _schema_of(path: Path) -> str:
         return "; ".join(row[0] for row in kept)
 
 
-def _bet(chance: random.Random, week: Week, users: list[str], number: int, row: int) -> tuple[Any, ...]:
+def _bet(chance: random.Random, at: int, users: list[str], number: int, row: int) -> tuple[Any, ...]:
     """Return the terms of a bet and how it will end."""
-    at = week.starts_at + 1_000_000 + row * 20_000_000
     user = users[3 + chance.randrange(len(users) - 3)] if row % 4_001 else users[1]
     if row % HEAVY_EVERY == 0:
         user = users[0]
