@@ -26,7 +26,7 @@ from time import perf_counter
 from typing import Any
 from urllib.parse import urlsplit
 
-from contenders.redis import CONTENDERS, Contender
+from contenders.redis import CONTENDERS, Contender, Ears
 
 OURS = "betcore_async"
 VALUE = b"v" * 100
@@ -78,27 +78,23 @@ async def measure_prices(contender: Contender, batch: int, seconds: float) -> di
 
 async def measure_fan_out(contender: Contender, subscribers: int, seconds: float, url: str) -> dict[str, float]:
     delays: list[float] = []
-    count, begun = 0, 0.0
-    paced = False
 
-    def heard(payload: bytes | str) -> None:
-        nonlocal count, begun
-        if not count:  # counted from when the first message was sent
-            begun = perf_counter() - (time.monotonic_ns() - int(payload[:20])) / 1e9
-        count += 1
-        if paced:
-            delays.append((time.monotonic_ns() - int(payload[:20])) / 1e9)
+    def note_delay(payload: bytes | str) -> None:
+        delays.append((time.monotonic_ns() - int(payload[:20])) / 1e9)
 
+    ears = Ears()
     before = resident()
-    await contender.subscribe("bench:channel", subscribers, heard)
+    await contender.subscribe("bench:channel", subscribers, ears)
     memory = (resident() - before) / subscribers
     cpu = time.process_time()
     burst = min(5000, max(200, round(seconds * 200_000 / subscribers)))
     await publish(url, burst, 0)
-    await until(lambda: count >= burst * subscribers)
-    assert count == burst * subscribers, "each message once"
-    found = summary(count, perf_counter() - begun, time.process_time() - cpu, [0.0])
-    paced, cpu = True, time.process_time()
+    await until(lambda: len(ears.payloads) >= burst * subscribers)
+    ended = time.monotonic_ns()
+    assert len(ears.payloads) == burst * subscribers, "each message once"
+    begun = int(ears.payloads[0][:20])  # when the first message was sent
+    found = summary(burst * subscribers, (ended - begun) / 1e9, time.process_time() - cpu, [0.0])
+    ears.heard, cpu = note_delay, time.process_time()
     messages = max(4, round(PACE[subscribers] * seconds * 2))
     await publish(url, messages, PACE[subscribers])
     await until(lambda: len(delays) >= messages * subscribers)

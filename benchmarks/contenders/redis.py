@@ -10,7 +10,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
-Heard = Callable[[bytes | str], None]
+
+class Ears:
+    """What all subscribers call with each payload. It does next to nothing, so that not it is what is measured."""
+
+    def __init__(self) -> None:
+        self.payloads: list[bytes | str] = []
+        self.heard: Callable[[bytes | str], None] = self.payloads.append
+
+
 """Told of every message by each subscriber, as the library has it."""
 
 Point = tuple[str, str, int]
@@ -30,7 +38,7 @@ class Contender:
         """Keep each point as the latest of its symbol, and in the symbol's history."""
         raise NotImplementedError
 
-    async def subscribe(self, channel: str, subscribers: int, heard: Heard) -> None:
+    async def subscribe(self, channel: str, subscribers: int, ears: Ears) -> None:
         """Return once all of them listen."""
         raise NotImplementedError
 
@@ -68,12 +76,12 @@ class Ours(Contender):
         epoch, millisecond = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1)
         await self.prices.set_prices([(symbol, price, epoch + at * millisecond) for symbol, price, at in points])
 
-    async def subscribe(self, channel: str, subscribers: int, heard: Heard) -> None:
+    async def subscribe(self, channel: str, subscribers: int, ears: Ears) -> None:
         async def follow(ready: asyncio.Semaphore) -> None:
             async with self.hub.subscribe(channel, maxsize=10_000) as stream:
                 ready.release()
                 async for message in stream:
-                    heard(message.payload)
+                    ears.heard(message.payload)
 
         await all_ready(start_all(self, subscribers, follow), subscribers)
 
@@ -99,11 +107,11 @@ class RedisPy(Contender):
                 pipeline.zadd(f"history:{symbol}", {f"{at}:{price}": at})
             await pipeline.execute()
 
-    async def subscribe(self, channel: str, subscribers: int, heard: Heard) -> None:
+    async def subscribe(self, channel: str, subscribers: int, ears: Ears) -> None:
         async def follow(pubsub: Any) -> None:
             async for message in pubsub.listen():
                 if message["type"] == "message":
-                    heard(message["data"])
+                    ears.heard(message["data"])
 
         self.tasks = []
         for _ in range(subscribers):  # one after another: thousands at once run into its timeouts
@@ -132,7 +140,7 @@ class Coredis(Contender):
                 pipeline.set(f"latest:{symbol}", f"{at} {price}", px=3_600_000)
                 pipeline.zadd(f"history:{symbol}", {f"{at}:{price}": float(at)})
 
-    async def subscribe(self, channel: str, subscribers: int, heard: Heard) -> None:
+    async def subscribe(self, channel: str, subscribers: int, ears: Ears) -> None:
         if subscribers > 1000:
             raise NotImplementedError  # takes minutes to open, and half a gigabyte
 
@@ -140,7 +148,7 @@ class Coredis(Contender):
             async with self.client.pubsub(channels=[channel]) as pubsub:
                 async for message in pubsub:
                     if message["type"] == "message":
-                        heard(message["data"])
+                        ears.heard(message["data"])
                     else:
                         ready.release()
 
@@ -185,12 +193,12 @@ class Broadcaster(Contender):
         self.broadcast = Broadcast(url)
         await self.broadcast.connect()
 
-    async def subscribe(self, channel: str, subscribers: int, heard: Heard) -> None:
+    async def subscribe(self, channel: str, subscribers: int, ears: Ears) -> None:
         async def follow(ready: asyncio.Semaphore) -> None:
             async with self.broadcast.subscribe(channel=channel) as events:
                 ready.release()
                 async for event in events:
-                    heard(event.message)
+                    ears.heard(event.message)
 
         await all_ready(start_all(self, subscribers, follow), subscribers)
 
