@@ -30,7 +30,6 @@ class Chart:
         self._renewal: asyncio.Task[ServerError | None] | None = None
         self._renewed_at = -_REST
         self._is_closed = True
-        self.renewals = 0
         self.map: SlotMap | None = None
 
     def open(self) -> None:
@@ -69,7 +68,6 @@ class Chart:
             return error
         finally:
             self._renewed_at = loop.time()
-        self.renewals += 1
         self._on_new(self.map)
         return None
 

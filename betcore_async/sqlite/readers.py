@@ -252,8 +252,12 @@ class Readers:
 
     def _take_back(self, reader: Reader) -> None:
         """Put reads that a hop took along and has not begun back at the head of the line."""
-        if reader.taken:
-            self._line.put_back([job for job in reader.take_back() if not job.cancelled])
+        jobs = [job for job in reader.take_back() if not job.cancelled] if reader.taken else []
+        if self._shut:
+            for job in jobs:  # taken along while the line was being emptied: nobody else will answer them
+                settle(job, error=self._closed())
+        elif jobs:
+            self._line.put_back(jobs)
             self._sweeper.watch()
 
     def _look_after_hops(self) -> None:

@@ -14,6 +14,7 @@ from sqlite_files import Gate, seen_from_outside, until
 from betcore_async.config import DatabaseSettings
 from betcore_async.errors import DatabaseError, PoolClosedError, PoolTimeoutError, TooManyWaitersError
 from betcore_async.sqlite import SQLitePool, reader, readers
+from betcore_async.sqlite.reader import Reader
 
 COUNT = "SELECT count(*) FROM entries"
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
@@ -200,6 +201,28 @@ async def test_close_refuses_reads_taken_along_behind_a_long_one(pool):
     for task in tasks:
         with pytest.raises(PoolClosedError):
             await task
+
+
+async def test_close_refuses_reads_that_a_hop_takes_along_in_that_very_moment(pool, monkeypatch):
+    """The thread has them from the line and not yet among what the loop can take back."""
+    take_back, early = Reader.take_back, []
+
+    def too_early(self):
+        if early or pool.stats().readers:
+            return take_back(self)
+        early.append(self)
+        return []
+
+    monkeypatch.setattr(Reader, "take_back", too_early)
+    monkeypatch.setattr(reader, "HOP_TIME", 0.0)  # the hop leaves the rest to whoever comes next
+    monkeypatch.setattr(readers, "GROW_AFTER", 60.0)
+    tasks = [asyncio.create_task(pool.fetch_value(sql)) for sql in (ENDLESS, COUNT, COUNT)]
+    await until(lambda: pool.stats().reads_waiting == 2)
+    await pool.close(timeout=0)
+    assert early
+    for task in tasks:
+        with pytest.raises(PoolClosedError):
+            await asyncio.wait_for(task, 5)
 
 
 async def test_read_cancelled_before_its_turn_never_runs(narrow):
