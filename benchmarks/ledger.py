@@ -1,171 +1,112 @@
-"""Bets and money: betcore_async's ledger beside the same statements on aiosqlite.
+"""Bets and money: betcore_async's ledger beside the same statements on other libraries.
 
     python benchmarks/ledger.py [--quick] [--rounds N] [--bets N] [--json FILE]
 
 Placing a bet is a debit guarded by balance and id, a ledger entry, the bet row, the link of the hash chain that ends
 the transaction, and the models; every contender does all of it on the same schema. Each runs in a process of its own
 on a fresh file, and they take turns, round by round. What is printed are medians over the rounds. After each
-measurement the file is audited: what is missing or doubled counts as broken, however fast it was.
+measurement the file is audited and its bets are counted: what failed, is missing or doubled counts as broken, however
+fast it was.
 """
 
 import argparse
 import asyncio
 import contextlib
-import hashlib
 import json
 import random
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import aiosqlite
-import orjson
+from contenders.ledger import AMOUNT, CELL, CONTENDERS, PPM
 from sqlite_pool import measure, versions
 
-from betcore_async.clock import system_clock, to_microseconds
 from betcore_async.config import DatabaseSettings, Durability
 from betcore_async.errors import BetcoreError
-from betcore_async.ids import IdGenerator
-from betcore_async.models import Bet
-from betcore_async.partitions import PartitionManager, chain
-from betcore_async.stores import BetStore, LedgerStore, NewBet, SQLiteLedger, UserStore, sqlite_commands
-from betcore_async.stores.commands import PlaceBet
-from betcore_async.stores.sqlite_commands import Books, place_bet
+from betcore_async.partitions import PartitionManager
+from betcore_async.stores import BetStore, LedgerStore, NewBet, SQLiteLedger, UserStore
+from betcore_async.stores.commands import CHUNK, Command, SettleChunk
 
 USERS = 1_000
 OPENING = 10**12
-PPM = 1_900_000
 TASKS = 64
-OURS, ONE_HOP, README = "betcore_async", "aiosqlite, one hop", "aiosqlite, README style"
+OURS = "betcore_async"
 SETTLE_CELL, SETTLE_EACH = "settle_cell", "one transaction a bet"
 AUDIT = "ledger.audit"
+BESIDE = "settle beside a writer"
+PLACING = tuple(CONTENDERS)
 CASES = {  # name: (synchronous, tasks, contenders)
-    "place x64": ("normal", 64, (OURS, ONE_HOP, README)),
-    "place x64 FULL": ("full", 64, (OURS, ONE_HOP, README)),
-    "place x1024 FULL": ("full", 1024, (OURS, ONE_HOP)),
+    "place x64": ("normal", 64, PLACING),
+    "place x64 FULL": ("full", 64, PLACING),
+    "place x1024": ("normal", 1024, PLACING),
+    "place x1024 FULL": ("full", 1024, PLACING),
     "settle, won, FULL": ("full", TASKS, (SETTLE_CELL, SETTLE_EACH)),
     "settle, lost, FULL": ("full", TASKS, (SETTLE_CELL, SETTLE_EACH)),
+    BESIDE: ("full", 1, (SETTLE_CELL,)),
     "audit, rows": ("normal", 1, (AUDIT,)),
 }
 TARGETS = [  # case, ours, against, at least: section "Speed" of the design
-    ("place x64", OURS, ONE_HOP, 2.5),
-    ("place x64", OURS, README, 11.0),
-    ("place x64 FULL", OURS, ONE_HOP, 5.0),
-    ("place x64 FULL", OURS, README, 11.0),
+    ("place x64", OURS, "aiosqlite, one hop", 2.5),
+    ("place x64", OURS, "aiosqlite, README style", 11.0),
+    ("place x64 FULL", OURS, "aiosqlite, one hop", 5.0),
+    ("place x64 FULL", OURS, "aiosqlite, README style", 11.0),
     ("settle, won, FULL", SETTLE_CELL, SETTLE_EACH, 10.0),
     ("settle, lost, FULL", SETTLE_CELL, SETTLE_EACH, 10.0),
 ]
-
-Place = Callable[[str], Awaitable[Bet]]
 
 
 # In the process of one contender
 
 
 @contextlib.asynccontextmanager
-async def opened(folder: str, synchronous: str) -> AsyncIterator[tuple[PartitionManager, SQLiteLedger, list[str]]]:
+async def opened(folder: str, synchronous: str) -> AsyncIterator[tuple[SQLiteLedger, list[str]]]:
     """Open a fresh family of weekly files with users who can afford everything."""
     settings = DatabaseSettings(path=Path(folder) / "bets.db", synchronous=Durability(synchronous))
     async with PartitionManager(settings) as partitions:
         engine = SQLiteLedger(partitions)
         users = UserStore(engine)
         created = await asyncio.gather(*(users.create(f"0x{number}", OPENING) for number in range(USERS)))
-        yield partitions, engine, [user.id for user in created]
+        yield engine, [user.id for user in created]
 
 
-@contextlib.asynccontextmanager
-async def placing(name: str, folder: str, synchronous: str) -> AsyncIterator[tuple[Place, list[str]]]:
-    """Yield how this contender places a bet for a user, and the users."""
-    async with opened(folder, synchronous) as (_, engine, users):
-        if name == OURS:
-            bets = BetStore(engine)
-            yield lambda user: bets.place(user, "cell", 100, 1.9), users
-            return
-    (path,) = Path(folder).glob("bets-*.db")
-    async with aiosqlite.connect(path, isolation_level=None, cached_statements=256) as connection:
-        ours = ("foreign_keys = ON", "wal_autocheckpoint = 8000", "cache_size = -8000")
-        for pragma in ("journal_mode = WAL", f"synchronous = {synchronous}", *ours):
-            await connection.execute(f"PRAGMA {pragma}")
-        yield (one_hop if name == ONE_HOP else readme_style)(connection), users
-
-
-def one_hop(connection: aiosqlite.Connection) -> Place:
-    """The whole transaction as one function on the connection's thread: the best that aiosqlite allows."""
-    new_id, raw = IdGenerator(), connection._conn
-
-    def transaction(command: PlaceBet) -> Bet:
-        raw.execute("BEGIN IMMEDIATE")
-        try:
-            bet = place_bet(Books(raw, to_microseconds(system_clock()), new_id), command)
-            chain.extend(raw)
-        except BaseException:
-            raw.execute("ROLLBACK")
-            raise
-        raw.execute("COMMIT")
-        return bet
-
-    return lambda user: connection._execute(transaction, PlaceBet(new_id(), user, "cell", 100, PPM))
-
-
-def readme_style(connection: aiosqlite.Connection) -> Place:
-    """The same statements one by one, each awaited, behind a lock."""
-    new_id, lock = IdGenerator(), asyncio.Lock()
-
-    async def place(user: str) -> Bet:
-        command, now = PlaceBet(new_id(), user, "cell", 100, PPM), to_microseconds(system_clock())
-        async with lock:
-            await connection.execute("BEGIN IMMEDIATE")
-            stake = {"amount": -100, "now": now, "user_id": user, "id": command.id, "cell_id": "cell"}
-            async with connection.execute(sqlite_commands._STAKE, stake) as cursor:
-                balance, version = await cursor.fetchone()
-            entry = (new_id(), user, version, -100, balance, "stake", command.id, None, now)
-            await connection.execute(sqlite_commands.INSERT_ENTRY, entry)
-            row = (command.id, user, "cell", 100, PPM, "pending", now, None)
-            await connection.execute(sqlite_commands._INSERT_BET, row)
-            await readme_chain(connection)
-            await connection.commit()
-        return Bet.from_rows([(*row, None)])[0]
-
-    return place
-
-
-async def readme_chain(connection: aiosqlite.Connection) -> None:
-    """What `chain.extend` does, statement by statement."""
-    async with connection.execute(chain._HEAD.format(schema="main")) as cursor:
-        seq, upto, last = await cursor.fetchone() or (0, 0, bytes(32))
-    async with connection.execute(chain._UNCHAINED, (upto,)) as cursor:
-        rows = await cursor.fetchall()
-    digest = hashlib.sha256(last + orjson.dumps(rows)).digest()
-    await connection.execute(chain._APPEND, (seq + 1, rows[-1][0], digest))
+async def filled(engine: SQLiteLedger, users: list[str], count: int, cells: Sequence[str] = (CELL,)) -> list[str]:
+    """Place `count` bets on the cells in turn, of users at random; returns their ids."""
+    chance, bets, ids = random.Random(count), BetStore(engine), list[str]()
+    for start in range(0, count, CHUNK // 2):
+        numbers = range(start, min(start + CHUNK // 2, count))
+        some = [NewBet(chance.choice(users), cells[number % len(cells)], AMOUNT, PPM / 1e6) for number in numbers]
+        ids += [bet.id for bet in await bets.place_many(some)]
+    return ids
 
 
 async def run_placing(name: str, case: str, folder: str, seconds: float) -> dict[str, Any]:
     synchronous, tasks, _ = CASES[case]
-    async with placing(name, folder, synchronous) as (place, users):
-        await measure(lambda key: place(users[key % USERS]), 4, seconds / 5)  # warms caches up
-        found = await measure(lambda key: place(users[key % USERS]), tasks, seconds)
-    return found | {"broken": await broken(folder)}
+    async with opened(folder, synchronous) as (_, users):
+        pass
+    contender = CONTENDERS[name]()
+    await contender.open(Path(folder) / "bets.db", synchronous)
+    try:
+        warm = await measure(lambda key: contender.place(users[key % USERS]), 4, seconds / 5)
+        found = await measure(lambda key: contender.place(users[key % USERS]), tasks, seconds)
+    finally:
+        await contender.close()
+    errors = warm["errors"] + found["errors"]
+    return found | {"broken": errors + await broken(folder, warm["done"] + found["done"])}
 
 
 async def run_settling(name: str, case: str, folder: str, count: int) -> dict[str, Any]:
     won = "won" in case
-    async with opened(folder, CASES[case][0]) as (_, engine, users):
-        bets = BetStore(engine)
-        chance = random.Random(count)
-        placed = []
-        for start in range(0, count, 500):
-            some = (bets.place(chance.choice(users), "cell", 100, 1.9) for _ in range(min(500, count - start)))
-            placed += [bet.id for bet in await asyncio.gather(*some)]
+    async with opened(folder, CASES[case][0]) as (engine, users):
+        bets, waiting = BetStore(engine), iter(await filled(engine, users, count))
         started = perf_counter()
         if name == SETTLE_CELL:
-            assert (await bets.settle_cell("cell", won)).bets == count
+            assert (await bets.settle_cell(CELL, won)).bets == count
         else:
-            waiting = iter(placed)
 
             async def settle() -> None:
                 for bet in waiting:
@@ -173,17 +114,53 @@ async def run_settling(name: str, case: str, folder: str, count: int) -> dict[st
 
             await asyncio.gather(*(settle() for _ in range(TASKS)))
         took = perf_counter() - started
-    return {"ops": count / took, "p50_us": None, "p99_us": None, "broken": await broken(folder)}
+    return {"ops": count / took, "p50_us": None, "p99_us": None, "broken": await broken(folder, count)}
+
+
+class Timed(SQLiteLedger):
+    """Notes how long each chunk of a settlement takes, from the call to its answer."""
+
+    chunks: list[float]
+
+    async def execute(self, command: Command[Any]) -> Any:
+        started = perf_counter()
+        result = await super().execute(command)
+        if isinstance(command, SettleChunk):
+            self.chunks.append(perf_counter() - started)
+        return result
+
+
+async def run_beside(case: str, folder: str, count: int) -> dict[str, Any]:
+    """Settle a cell while another task goes on placing bets elsewhere; how long did that one wait at the worst?"""
+    async with opened(folder, CASES[case][0]) as (engine, users):
+        timed = Timed(engine._partitions)
+        timed.chunks = []
+        bets, waits, finished = BetStore(timed), list[float](), asyncio.Event()
+        await filled(engine, users, count)
+
+        async def play() -> None:
+            while not finished.is_set():
+                started = perf_counter()
+                await bets.place(users[len(waits) % USERS], "elsewhere", AMOUNT, PPM / 1e6)
+                waits.append(perf_counter() - started)
+
+        player = asyncio.create_task(play())
+        started = perf_counter()
+        assert (await bets.settle_cell(CELL, True)).bets == count
+        took = perf_counter() - started
+        finished.set()
+        await player
+    times = {"chunk_ms": 1e3 * statistics.median(timed.chunks), "longest_chunk_ms": 1e3 * max(timed.chunks)}
+    times |= {"longest_wait_ms": 1e3 * max(waits)}
+    found = {"ops": count / took, "p50_us": 1e6 * statistics.median(waits), "p99_us": None}
+    return found | times | {"broken": await broken(folder, count + len(waits))}
 
 
 async def run_auditing(case: str, folder: str, count: int) -> dict[str, Any]:
     """Rows a second over a week of `count` bets, half of them won: users, bets and entries, each looked at once."""
-    async with opened(folder, CASES[case][0]) as (_, engine, users):
-        bets, chance = BetStore(engine), random.Random(count)
-        for start in range(0, count, 5_000):
-            wanted = [NewBet(chance.choice(users), f"cell {place % 2}", 100, 1.9) for place in range(5_000)]
-            await bets.place_many(wanted[: count - start])
-        await bets.settle_cell("cell 0", True)
+    async with opened(folder, CASES[case][0]) as (engine, users):
+        await filled(engine, users, count, ("one cell", "another"))
+        await BetStore(engine).settle_cell("one cell", True)
         started = perf_counter()
         report = await LedgerStore(engine).audit()
         took = perf_counter() - started
@@ -191,15 +168,18 @@ async def run_auditing(case: str, folder: str, count: int) -> dict[str, Any]:
     return {"ops": rows / took, "p50_us": None, "p99_us": None, "broken": len(report.violations)}
 
 
-async def broken(folder: str) -> int:
-    """Count what the audit finds in the files that a contender left."""
+async def broken(folder: str, bets: int) -> int:
+    """Count what the audit finds in the files that a contender left, and how far they are from so many bets."""
     async with PartitionManager(DatabaseSettings(path=Path(folder) / "bets.db")) as partitions:
-        return len((await LedgerStore(SQLiteLedger(partitions)).audit()).violations)
+        report = await LedgerStore(SQLiteLedger(partitions)).audit()
+    return len(report.violations) + abs(report.counts["bets"] - bets)
 
 
 def be_contender(name: str, case: str, options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="betcore-bench-") as folder:
-        if name in {SETTLE_CELL, SETTLE_EACH}:
+        if case == BESIDE:
+            found = asyncio.run(run_beside(case, folder, options.bets * 5 // 2))
+        elif name in {SETTLE_CELL, SETTLE_EACH}:
             found = asyncio.run(run_settling(name, case, folder, options.bets))
         elif name == AUDIT:
             found = asyncio.run(run_auditing(case, folder, options.bets))
@@ -224,9 +204,10 @@ def one_round(name: str, case: str, options: argparse.Namespace) -> dict[str, An
 def median_of(samples: list[dict[str, Any]]) -> dict[str, Any]:
     rates = [sample["ops"] for sample in samples]
     found: dict[str, Any] = {"ops": statistics.median(rates), "spread": (max(rates) - min(rates)) / 2}
-    for key in ("p50_us", "p99_us"):
+    for key in samples[0].keys() - {"ops", "broken"}:
         values = [sample[key] for sample in samples if sample[key] is not None]
-        found[key] = statistics.median(values) if values else None
+        middle = max if key.startswith("longest") else statistics.median
+        found[key] = middle(values) if values else None
     return found | {"broken": sum(sample["broken"] for sample in samples)}
 
 
@@ -241,6 +222,11 @@ def show(results: dict[str, dict[str, dict[str, Any]]]) -> None:
                 f"{case:20}{name:26}{found['ops']:>10,.0f}{spread:>6.0%}{''.join(times)}"
                 f"{ours / found['ops']:>7.1f}x{found['broken']:>8}"
             )
+    beside = results[BESIDE][SETTLE_CELL]
+    print(
+        f"\n{BESIDE}: a chunk of {CHUNK:,} took {beside['chunk_ms']:.0f} ms, {beside['longest_chunk_ms']:.0f} ms at the"
+        f" worst; the writer waited {beside['longest_wait_ms']:.0f} ms at the worst"
+    )
     print("\ntargets:")
     for case, name, against, least in TARGETS:
         ratio = results[case][name]["ops"] / results[case][against]["ops"]
