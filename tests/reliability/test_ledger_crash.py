@@ -1,34 +1,16 @@
 """Killed at any moment, used by several processes at once: the ledger keeps what it acknowledged, exactly once."""
 
 import asyncio
-import contextlib
 import json
 import os
 import random
-import sqlite3
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import pytest
-from ledger_files import CELL, NOON, by_hand, open_books, path_of
+from ledger_files import by_hand, open_books, path_of
 from reliability.ledger_worker import KINDS, clock_since, told
-
-from betcore_async.clock import to_microseconds
-from betcore_async.ids import IdGenerator
-from betcore_async.partitions import chain
-from betcore_async.stores import sqlite_cells, sqlite_commands
-from betcore_async.stores.commands import (
-    CancelBet,
-    CreateUser,
-    Deposit,
-    PlaceBet,
-    SettleBet,
-    SettleChunk,
-    Transfer,
-)
-from betcore_async.stores.sqlite_commands import Books
 
 TESTS = Path(__file__).parents[1]
 OPENING = 100_000
@@ -161,91 +143,6 @@ def test_several_processes_killed_one_after_the_other_lose_and_double_nothing_ov
     asyncio.run(assert_totals_are_those_of(tmp_path, started, journal))
     assert acknowledged > 300
     assert len(list(tmp_path.glob("bets-*.db"))) >= 2
-
-
-# A mutant that such tests must catch
-
-
-class Killed(BaseException):
-    pass
-
-
-class Mortal(sqlite3.Connection):
-    """Commits each statement on its own, and dies after some that wrote."""
-
-    lives = 1_000_000
-
-    def _wrote(self, before):
-        if self.total_changes > before:
-            self.lives -= 1
-            if self.lives == 0:
-                raise Killed
-
-    def execute(self, sql, parameters=()):
-        before = self.total_changes
-        cursor = super().execute(sql, parameters)
-        rows = cursor.fetchall() if "RETURNING" in sql else None
-        self._wrote(before)
-        return cursor if rows is None else Rows(rows)
-
-    def executemany(self, sql, parameters):
-        before = self.total_changes
-        cursor = super().executemany(sql, parameters)
-        self._wrote(before)
-        return cursor
-
-
-class Rows:
-    def __init__(self, rows):
-        self._rows = rows
-
-    def fetchone(self):
-        return self._rows[0] if self._rows else None
-
-    def fetchall(self):
-        return self._rows
-
-
-def commands_after(placed, users, new_id):
-    return {
-        "create": (sqlite_commands.create_user, CreateUser(new_id(), "0xnew", 5)),
-        "deposit": (sqlite_commands.move_money, Deposit(new_id(), users[0], 5)),
-        "transfer": (sqlite_commands.move_money, Transfer(new_id(), users[0], users[1], 5)),
-        "place": (sqlite_commands.place_bet, PlaceBet(new_id(), users[0], CELL, 5, 1_500_000)),
-        "settle": (sqlite_commands.settle_bet, SettleBet(placed[0], won=True)),
-        "cancel": (sqlite_commands.cancel_bet, CancelBet(placed[0])),
-        "settle_cell": (sqlite_cells.settle_chunk, SettleChunk(CELL, True, 1)),
-    }
-
-
-@pytest.mark.parametrize("name", ["create", "deposit", "transfer", "place", "settle", "cancel", "settle_cell"])
-async def test_an_engine_that_commits_each_statement_on_its_own_is_caught_wherever_it_dies(tmp_path, name):
-    new_id, deaths = IdGenerator(lambda: NOON), []
-    for lives in range(1, 10):
-        folder = tmp_path / str(lives)
-        async with open_books(folder) as books:
-            users = [(await books.users.create(f"0x{number}", 1_000)).id for number in range(2)]
-            placed = sorted([(await books.bets.place(user, CELL, 10, 1.5)).id for user in users])
-        path = path_of(folder, "2026-W47")
-        with contextlib.closing(sqlite3.connect(path, isolation_level=None, factory=Mortal)) as raw:
-            raw.row_factory = sqlite3.Row
-            raw.lives = lives
-            handler, command = commands_after(placed, users, new_id)[name]
-            died = False
-            try:
-                handler(Books(raw, to_microseconds(NOON), new_id), command)
-            except Killed:
-                died = True
-            raw.lives = Mortal.lives
-            chain.extend(raw)  # as the writer would: it is the commands that are on trial
-        async with open_books(folder) as books:
-            report = await books.ledger.audit()
-        if not died:
-            break
-        deaths.append(report.ok)
-    # Killed after its last statement, nothing was missing any more; after any other, the audit says so.
-    assert len(deaths) >= 2
-    assert deaths == [False] * (len(deaths) - 1) + [True]
 
 
 async def test_a_file_whose_triggers_are_gone_is_still_audited(tmp_path):
