@@ -143,6 +143,14 @@ def integration(session: nox.Session) -> None:
 
 
 @nox.session
+def sweep(session: nox.Session) -> None:
+    """Kill rotations, starts, archives and restores at every step there is; `tests` kills them at a sample."""
+    install(session, extras="[archive,cli,embedded]", groups=("test",))
+    files = ("tests/reliability/test_rotation_crash.py", "tests/reliability/test_archive_crash.py")
+    session.run("pytest", "--every-step", *PARALLEL, *files, *session.posargs, interrupt_timeout=GRACE)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style, formatting and the direction of imports."""
     session.install(*dependency_groups(load_toml(ROOT / "pyproject.toml"), "lint"))

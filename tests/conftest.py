@@ -6,7 +6,7 @@ import inspect
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,22 @@ _service = pytest.StashKey[RedisService | str]()
 # Machines are shared and slow at times: how long an example takes says nothing about it.
 hypothesis.settings.register_profile("betcore", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("betcore")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    help_ = "kill rotations, starts, archives and restores at every step there is, not at a sample of them (minutes)"
+    parser.addoption("--every-step", action="store_true", help=help_)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items if config.getoption("--every-step") else []:
+        item.add_marker(pytest.mark.timeout(7200), append=False)
+
+
+@pytest.fixture
+def one_in(request: pytest.FixtureRequest) -> Callable[[int], int]:
+    """How many steps a sweep goes on from kill to kill: what it asks for, or one with `--every-step`."""
+    return lambda steps: 1 if request.config.getoption("--every-step") else steps
 
 
 def pytest_configure(config: pytest.Config) -> None:

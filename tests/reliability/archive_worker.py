@@ -19,7 +19,7 @@ from typing import Any
 TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS), str(Path(__file__).parent)]
 
-from rotation_worker import Killer  # noqa: E402 - the path comes first
+from killing import Killer  # noqa: E402 - the path comes first
 from weekly_files import ALWAYS, Platform, W, names_in, platform  # noqa: E402
 
 from betcore_async.errors import PartitionArchivedError  # noqa: E402
@@ -35,9 +35,9 @@ def install(killer: Killer) -> None:
 
     killer.install()
     for name in CALLS:
-        setattr(obstore, name, killer._watched(getattr(obstore, name)))
+        setattr(obstore, name, killer.watched(getattr(obstore, name)))
     archive_transfer.PIECE = 16 * 1024
-    archive_transfer.Digest.add = killer._watched(archive_transfer.Digest.add)  # type: ignore[method-assign]
+    archive_transfer.Digest.add = killer.watched(archive_transfer.Digest.add)  # type: ignore[method-assign]
     archive_store.PART = 5 * 1024 * 1024
 
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from reliability.killing import REACHES_SQLITE
 from weekly_files import W, platform
 
 WORKER = [sys.executable, Path(__file__).parent / "archive_worker.py"]
@@ -26,11 +27,12 @@ async def weeks(tmp_path):
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize(("what", "every"), [("archive", 5), ("restore", 6)])
-def test_killed_at_any_step_the_week_is_whole_somewhere_and_a_repeat_completes_it(weeks, tmp_path, what, every):
+@pytest.mark.skipif(not REACHES_SQLITE, reason="the SQLite of this Python cannot be reached from outside")
+@pytest.mark.parametrize(("what", "every"), [("archive", 3), ("restore", 2)])
+def test_killed_at_any_step_the_week_is_whole_somewhere_and_a_repeat_completes_it(weeks, tmp_path, what, every, one_in):
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    command = [*WORKER, weeks, scratch, what, every]
+    command = [*WORKER, weeks, scratch, what, one_in(every)]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)

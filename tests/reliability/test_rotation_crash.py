@@ -11,33 +11,59 @@ import sys
 from pathlib import Path
 
 import pytest
-from weekly_files import ALWAYS, W, build_successor, live_weeks, platform, states
+from reliability.killing import REACHES_SQLITE
+from weekly_files import ALWAYS, Platform, W, build_successor, live_weeks, platform, states
 
 from betcore_async.partitions.files import Family
+from betcore_async.stores import outbox
+from betcore_async.stores.commands import SettleChunk
 
 WORKER = [sys.executable, Path(__file__).parent / "rotation_worker.py"]
 ROTATIONS = 12
 
+pytestmark = pytest.mark.timeout(180)
+sweeps = pytest.mark.skipif(not REACHES_SQLITE, reason="the SQLite of this Python cannot be reached from outside")
+
+
+pytestmark = pytest.mark.timeout(180)
+sweeps = pytest.mark.skipif(not REACHES_SQLITE, reason="this Python has an SQLite in it that it keeps for itself")
+
 
 @pytest.fixture
 async def weeks(tmp_path):
-    """Two sealed weeks and a live one, with users, decided bets and bets that have been open since each week."""
+    """Two sealed weeks and a live one, with all that a rotation carries over, or has to leave where it is.
+
+    Bets of all kinds, some open since each week; links of the chain; a cell that is half settled; events that were told
+    up to the middle of the second week, and wait since then in that week and the next.
+    """
     folder = tmp_path / "template"
     async with platform(folder) as it:
-        users = [await it.users.create(f"0x{number}", 1000) for number in range(3)]
-        for week in W[1:3]:
-            for user in users:
-                await it.bets.place(user.id, "open", 10, 2.0)
-                await it.bets.settle((await it.bets.place(user.id, "cell", 20, 2.0)).id, won=True)
-            it.clock.now = week.start
-            await it.manager.rotate_to_new_week()
-        for user in users:
-            await it.bets.settle((await it.bets.place(user.id, "cell", 5, 3.0)).id, won=False)
+        users = [(await it.users.create(f"0x{number}", 1000)).id for number in range(3)]
+        await a_weeks_work(it, users)
+        await it.next_week()
+        await it.users.deposit(users[0], 5)
+        await it.manager.write(outbox.turn_on)
+        await a_weeks_work(it, users)
+        await it.next_week()
+        await a_weeks_work(it, users)
+        await it.bets._engine.execute(SettleChunk("half", won=True, number=1, size=4))
     return folder
 
 
+async def a_weeks_work(it: Platform, users: list[str]) -> None:
+    for user in users:
+        await it.bets.place(user, "open", 10, 2.0)
+        await it.bets.place(user, "half", 1, 2.0)
+        await it.bets.confirm((await it.bets.place(user, "open", 1, 1.5)).id)
+        await it.bets.settle((await it.bets.place(user, "cell", 20, 2.0)).id, won=True)
+        await it.bets.settle((await it.bets.place(user, "cell", 5, 3.0)).id, won=False)
+        await it.bets.cancel((await it.bets.place(user, "cell", 5, 3.0)).id)
+        await it.bets.place(user, "cell", 10**6, 3.0)  # refused: there is not so much
+    await it.users.transfer(users[0], users[1], 3)
+
+
 def sweep(template: Path, scratch: Path, what: str, every: int) -> dict:
-    """Kill at every so many steps, others each time; every=1 takes them all, in a minute or two."""
+    """Kill at every so many steps, others each time."""
     scratch.mkdir()
     command = [*WORKER, "sweep", template, scratch, what, str(random.randrange(every)), str(every)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -45,28 +71,28 @@ def sweep(template: Path, scratch: Path, what: str, every: int) -> dict:
     return json.loads(done.stdout)
 
 
-@pytest.mark.timeout(180)
-async def test_killed_at_a_step_of_a_rotation_it_leaves_one_live_week_and_loses_nothing(weeks, tmp_path):
-    result = await asyncio.to_thread(sweep, weeks, tmp_path / "scratch", "rotate", 16)
+@sweeps
+@pytest.mark.parametrize("what", ["rotate", "beside"], ids=["alone", "with another process at work"])
+async def test_killed_at_a_step_of_a_rotation_it_leaves_one_live_week_and_loses_nothing(weeks, tmp_path, what, one_in):
+    result = await asyncio.to_thread(sweep, weeks, tmp_path / "scratch", what, one_in(8))
     assert result["killed"] > 15
     # The kills fell on both sides of the commit point.
     assert result["live"].keys() == {str(W[2]), str(W[3])}
     assert result["live"][str(W[2])] > 8
 
 
-@pytest.mark.timeout(180)
-async def test_killed_at_a_step_of_a_start_it_leaves_one_live_week_and_loses_nothing(weeks, tmp_path):
+@sweeps
+async def test_killed_at_a_step_of_a_start_it_leaves_one_live_week_and_loses_nothing(weeks, tmp_path, one_in):
     # A start with something to do: a cut rotation, a build that never ended, weeks that were not finalized.
     build_successor(weeks, W[3], W[2])
     shutil.copy(weeks / f"bets-{W[2]}.db", Family(weeks / "bets.db").new_staging(W[3]))
     for week in W[:2]:
         (weeks / f"bets-{week}.db").chmod(0o600)
-    result = await asyncio.to_thread(sweep, weeks, tmp_path / "scratch", "start", 2)
+    result = await asyncio.to_thread(sweep, weeks, tmp_path / "scratch", "start", one_in(2))
     assert result["killed"] > 12
     assert result["live"].keys() == {str(W[2])}
 
 
-@pytest.mark.timeout(180)
 def test_bets_of_several_processes_survive_rivals_that_rotate_and_are_killed(tmp_path):
     folder, last = tmp_path / "data", W[ROTATIONS]
     users = asyncio.run(_users(folder))
