@@ -49,6 +49,24 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @classmethod
+    def trusted(cls, values: dict[str, Any]) -> Self:
+        """Return a model of values of all its fields that were checked when they were written, without checking again.
+
+        The same as `model_construct(**values)` in half the time, by the way that unpickling takes: that one asks every
+        field for its alias and its default.
+        """
+        made = cls.__new__(cls)
+        made.__setstate__(
+            {
+                "__dict__": values,
+                "__pydantic_fields_set__": set(values),
+                "__pydantic_extra__": None,
+                "__pydantic_private__": None,
+            }
+        )
+        return made
+
 
 class _Outcome(_Model):
     """What a command comes to."""
@@ -112,15 +130,16 @@ class User(_Outcome):
     @classmethod
     def from_rows(cls, rows: Iterable[Sequence[Any]]) -> list["User"]:
         """Return users from database rows in the order of `COLUMNS`, without validating again what a CHECK holds."""
-        make = cls.model_construct
         return [
-            make(
-                id=row[0],
-                wallet_address=row[1],
-                balance=row[2],
-                version=row[3],
-                created_at=from_microseconds(row[4]),
-                updated_at=from_microseconds(row[5]),
+            cls.trusted(
+                {
+                    "id": row[0],
+                    "wallet_address": row[1],
+                    "balance": row[2],
+                    "version": row[3],
+                    "created_at": from_microseconds(row[4]),
+                    "updated_at": from_microseconds(row[5]),
+                }
             )
             for row in rows
         ]
@@ -160,18 +179,19 @@ class Bet(_Outcome):
     @classmethod
     def from_rows(cls, rows: Iterable[Sequence[Any]]) -> list["Bet"]:
         """Return bets from database rows in the order of `COLUMNS`, without validating again what a CHECK holds."""
-        make, statuses = cls.model_construct, _STATUS_OF_TEXT
         return [
-            make(
-                id=row[0],
-                user_id=row[1],
-                cell_id=row[2],
-                amount=row[3],
-                reward_rate=row[4] / PPM,
-                status=statuses[row[5]],
-                placed_at=from_microseconds(row[6]),
-                resolved_at=None if row[7] is None else from_microseconds(row[7]),
-                payout_amount=row[8],
+            cls.trusted(
+                {
+                    "id": row[0],
+                    "user_id": row[1],
+                    "cell_id": row[2],
+                    "amount": row[3],
+                    "reward_rate": row[4] / PPM,
+                    "status": _STATUS_OF_TEXT[row[5]],
+                    "placed_at": from_microseconds(row[6]),
+                    "resolved_at": None if row[7] is None else from_microseconds(row[7]),
+                    "payout_amount": row[8],
+                }
             )
             for row in rows
         ]

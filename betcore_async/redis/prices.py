@@ -108,8 +108,9 @@ class PriceCache:
         if limit is not None and (type(limit) is not int or limit < 0):
             raise ModelError(f"limit must be a whole number from 0; got {limit!r}", field="limit")
         points = await self._range(symbol, start, end, limit=limit, newest_first=newest_first)
-        make = PricePoint.model_construct  # checked when written
-        return [make(symbol=symbol, price=price, at=from_microseconds(at)) for at, price in points]
+        return [
+            PricePoint.trusted({"symbol": symbol, "price": price, "at": from_microseconds(at)}) for at, price in points
+        ]
 
     async def candles(self, symbol: str, start: datetime, end: datetime, interval: timedelta) -> list[Candle]:
         """Return a candle for each interval with prices in [start, end), oldest first.
@@ -190,4 +191,4 @@ def _latest(symbol: str, stored: bytes | None) -> PricePoint | None:
     if stored is None:
         return None
     at, _, price = stored.decode().partition(" ")
-    return PricePoint.model_construct(symbol=symbol, price=Decimal(price), at=from_microseconds(int(at)))
+    return PricePoint.trusted({"symbol": symbol, "price": Decimal(price), "at": from_microseconds(int(at))})

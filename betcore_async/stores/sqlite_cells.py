@@ -155,14 +155,15 @@ def _payable(winners: list[Any]) -> list[Any]:
 def _work_out(books: Books, winners: Sequence[Any]) -> _Wins:
     """Work out what paying each of `winners` (id, user_id, payout) in turn comes to."""
     wins = _Wins(_accounts(books.raw, {row[1] for row in winners}))
-    for bet_id, user_id, amount in winners:
+    ids = books.new_id.many(len(winners))
+    for entry_id, (bet_id, user_id, amount) in zip(ids, winners, strict=True):
         balance, version = wins.accounts[user_id]
         balance, version = balance + amount, version + 1
         if balance > MAX_MONEY:
             wins.unpaid.append(bet_id)
             continue
         wins.accounts[user_id] = (balance, version)
-        wins.entries.append((books.new_id(), user_id, version, amount, balance, "payout", bet_id, None, books.now))
+        wins.entries.append((entry_id, user_id, version, amount, balance, "payout", bet_id, None, books.now))
         wins.paid += amount
     return wins
 

@@ -7,7 +7,6 @@ it looks what is.
 
 import json
 import sqlite3
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +20,7 @@ from betcore_async.errors import (
     UserExistsError,
     UserNotFoundError,
 )
+from betcore_async.ids import IdGenerator
 from betcore_async.models import MAX_MONEY, Bet, BetStatus, LedgerEntry, User
 from betcore_async.stores.commands import (
     CancelBet,
@@ -103,7 +103,7 @@ class Books:
     raw: sqlite3.Connection
     now: int
     """Microseconds since the epoch, within the live week."""
-    new_id: Callable[[], str]
+    new_id: IdGenerator
 
 
 def create_user(books: Books, command: CreateUser) -> User:

@@ -36,6 +36,27 @@ def test_ids_grow_strictly_whatever_the_clock_does(steps):
     assert made == sorted(set(made))
 
 
+@given(st.lists(st.tuples(st.integers(-3_000, 3_000), st.integers(0, 300)), max_size=20))
+def test_ids_drawn_together_go_on_where_single_ones_ended(draws):
+    clock = ManualClock(NOON)
+    make = IdGenerator(clock)
+    made = []
+    for step, count in draws:
+        clock.advance(timedelta(microseconds=step))
+        made += [make(), *make.many(count)]
+    assert made == sorted(set(made))
+    assert all(parse_id(identifier) for identifier in made)
+    assert len(made) == sum(count + 1 for _, count in draws)
+
+
+def test_a_hundred_thousand_ids_of_one_millisecond_still_grow():
+    make = IdGenerator(ManualClock(NOON))
+    made = make.many(100_000)  # twice what the low digits hold
+    assert made == sorted(set(made))
+    assert {born_at(identifier) for identifier in made} == {NOON.replace(microsecond=123_000)}
+    assert len({identifier[:24] for identifier in made}) > 1
+
+
 def test_ids_made_by_sqlite_are_as_good():
     many = "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 5000) SELECT {} FROM n"
     with closing(sqlite3.connect(":memory:")) as raw:

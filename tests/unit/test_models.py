@@ -1,6 +1,7 @@
 """Models: what they refuse, that JSON keeps them exactly, that fast construction equals the checked one."""
 
 import math
+import pickle
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from fractions import Fraction
@@ -246,6 +247,18 @@ class Float64(float):
 
     def __repr__(self) -> str:
         return f"np.float64({float(self)!r})"
+
+
+def test_a_model_from_a_row_is_in_every_way_what_a_checked_one_is():
+    row = ("b", "u", "c", 100, 1_900_000, "won", 1_764_000_000_000_000, 1_764_000_000_000_001, 190)
+    made, checked = Bet.from_rows([row])[0], checked_bet(row)
+    assert made.model_fields_set == checked.model_fields_set
+    assert made.model_dump_json() == checked.model_dump_json()
+    assert made.model_copy(update={"amount": 7}) == checked.model_copy(update={"amount": 7})
+    assert pickle.dumps(made) == pickle.dumps(checked)
+    assert (hash(made), repr(made), made.model_extra) == (hash(checked), repr(checked), checked.model_extra)
+    with pytest.raises(ValidationError, match="frozen"):
+        made.amount = 7
 
 
 @pytest.mark.parametrize(
