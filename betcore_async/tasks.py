@@ -1,8 +1,9 @@
-"""The one way to finish work that must not be cut off by a cancellation, and the one to stop work on a thread."""
+"""Finishing what must not be cut off by a cancellation, stopping work on a thread, tasks that end together."""
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -52,3 +53,26 @@ async def in_thread(work: Callable[[threading.Event], T]) -> T:
         if not running.cancelled():
             running.exception()  # retrieved, so that asyncio does not report it as forgotten
         raise
+
+
+@asynccontextmanager
+async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
+    """Yield a TaskGroup that raises the first error as it is: one line tells a person more than a tree of errors."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            yield group
+    except BaseExceptionGroup as errors:
+        error: BaseException = errors
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        raise error from error.__cause__
+
+
+async def all_of(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Return the results of all works, run concurrently; when one fails, the others are cancelled and waited for.
+
+    `asyncio.gather` would leave them running, on resources that are about to be closed.
+    """
+    async with task_group() as group:
+        tasks = [group.create_task(work) for work in works]
+    return [task.result() for task in tasks]

@@ -11,9 +11,9 @@ from betcore_async.demo.cells import Cell
 from betcore_async.demo.feed import FeedFacts
 from betcore_async.demo.latency import Latencies
 from betcore_async.demo.summary import WeekBets
-from betcore_async.demo.together import all_of
 from betcore_async.models import Bet, BetStatus
 from betcore_async.partitions import Week
+from betcore_async.tasks import all_of
 
 PAGE = 500
 _AT_ONCE = 8  # users whose histories are read at one time

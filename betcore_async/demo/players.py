@@ -11,10 +11,10 @@ from betcore_async.demo.cells import WINDOWS_AHEAD, Cell, cell_near, reward_rate
 from betcore_async.demo.feed import FeedFacts
 from betcore_async.demo.pace import Pace
 from betcore_async.demo.tally import Tally
-from betcore_async.demo.together import all_of
 from betcore_async.errors import UserNotFoundError
 from betcore_async.models import BetStatus, PricePoint
 from betcore_async.redis.buffers import Policy
+from betcore_async.tasks import all_of
 
 OPENING_BALANCE = 50_000
 """Minor units. A stake is a fortieth of it on average, so that some users run dry and bets are refused."""

@@ -20,14 +20,13 @@ from betcore_async.demo.replay import Replay
 from betcore_async.demo.settlement import SettlementWorker
 from betcore_async.demo.summary import DemoSummary, Timing, Verdict, peak_memory
 from betcore_async.demo.tally import Tally
-from betcore_async.demo.together import all_of, task_group
 from betcore_async.demo.trace import Trace
 from betcore_async.errors import LedgerError, RedisError
 from betcore_async.models import PricePoint
 from betcore_async.partitions import Week
 from betcore_async.redis import EmbeddedRedis, RedisClient
 from betcore_async.redis.buffers import Policy
-from betcore_async.tasks import finish
+from betcore_async.tasks import all_of, finish, task_group
 
 _DESKS: tuple[Policy, ...] = ("latest", "drop_oldest", "latest", "drop_oldest", "latest", "drop_oldest")
 """The live subscribers among whom the users are divided, by what becomes of ticks they are too slow for."""

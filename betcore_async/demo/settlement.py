@@ -9,11 +9,11 @@ from betcore_async.clock import EPOCH
 from betcore_async.demo.cells import Cell
 from betcore_async.demo.pace import Pace
 from betcore_async.demo.tally import Tally
-from betcore_async.demo.together import all_of
 from betcore_async.demo.trace import Trace
 from betcore_async.models import PricePoint
 from betcore_async.redis import Message, Reconnected, decode_tick
 from betcore_async.redis.events import Event
+from betcore_async.tasks import all_of
 
 _BUFFER = 10_000
 """Messages. Some windows of ticks and bets: what the feed may be ahead."""

@@ -18,7 +18,7 @@ from betcore_async.errors import (
     PoolClosedError,
 )
 from betcore_async.models import Bet, BetStatus
-from betcore_async.partitions import bets, own_sql
+from betcore_async.partitions import bets, own_groups, own_sql
 from betcore_async.partitions.bets import BetQuery, Cursor
 from betcore_async.partitions.catalog import Discovery, Partition, came_back, discover, inspect
 from betcore_async.partitions.figure_cache import FigureCache
@@ -27,6 +27,7 @@ from betcore_async.partitions.handles import StaleCatalogError
 from betcore_async.partitions.info import BetCount, BetPage, PartitionInfo, QueryRows, describe
 from betcore_async.partitions.meta import PartitionState
 from betcore_async.partitions.migrating import at_version, move_each
+from betcore_async.partitions.own_sql import InGroups
 from betcore_async.partitions.plan import Catalog
 from betcore_async.partitions.rotation import make_whole
 from betcore_async.partitions.scanner import Scanner, Scanners
@@ -37,6 +38,7 @@ from betcore_async.partitions.weeks import Weeks
 from betcore_async.sqlite.connection import Link
 from betcore_async.sqlite.migrations import Migrator
 from betcore_async.sqlite.retry import retry_busy
+from betcore_async.sqlite.rows import Row
 from betcore_async.sqlite.transaction import Parameters
 
 T = TypeVar("T")
@@ -294,16 +296,26 @@ class PartitionRouter:
         """Return the rows of a SELECT of your own over `bets`, `ledger_entries` and `users` in [start, end).
 
         Times in it are microseconds since the epoch. It can read and nothing else; anything else is a PartitionError.
-        Over more than ten files it is asked of groups of them, and their answers are put together: rows, in an order
-        or in none, and count, sum, min, max and avg, with GROUP BY or without. What cannot be put together for certain
-        is a PartitionError that says why.
+        Over more than ten files it is asked of groups of them, on several threads at a time, and their answers are put
+        together: rows, in an order or in none, and count, sum, min, max and avg, with GROUP BY or without. What cannot
+        be put together for certain is a PartitionError that says why.
         """
 
-        def answer(weeks: Weeks) -> QueryRows:
-            rows = own_sql.run(weeks, weeks.spans(start, end), sql, parameters)
-            return QueryRows(rows, tuple(sorted(weeks.missing)))
+        def answer(weeks: Weeks) -> tuple[list[Row] | InGroups, set[Week]]:
+            return own_sql.ask(weeks, weeks.spans(start, end), sql, parameters), weeks.missing
 
-        return await self._ask(answer, allow_partial=allow_partial)
+        while True:
+            found, missing = await self._ask(answer, allow_partial=allow_partial)
+            try:
+                if isinstance(found, InGroups):
+                    found = await own_groups.rows_of(self._opened().scanners, found, self._is_current)
+            except StaleCatalogError:
+                await self._refresh()
+            else:
+                return QueryRows(found, tuple(sorted(missing)))
+
+    def _is_current(self, partition: Partition) -> bool:
+        return self._catalog.get(partition.week) == partition
 
 
 def _answer(function: Callable[[Scanner, Catalog], T], scanner: Scanner, catalog: Catalog) -> T:

@@ -83,21 +83,29 @@ class Scanners:
     """A few scanners, opened as needed; a caller gets a free one or waits for one."""
 
     def __init__(self, limit: int, busy_timeout: timedelta) -> None:
+        self.limit = limit
         self._busy_timeout = busy_timeout
         self._scanners: list[Scanner] = []
         self._turns = asyncio.Semaphore(limit)
+        self._mergers = asyncio.Semaphore(limit)
+        self._merging: dict[Link, asyncio.Future[None]] = {}
+        """Of questions that take several hops; each future is done when the question is."""
+        self._closing = False
         self._closed = False
 
-    async def run(self, function: Callable[[Scanner], T]) -> T:
+    async def run(self, function: Callable[[Scanner], T], *, under_way: bool = False) -> T:
         """Return `function(scanner)`, run on the thread of a free scanner in one hop.
 
-        A cancelled caller has its query interrupted.
+        A cancelled caller has its query interrupted. `under_way` says that this goes on with a question inside
+        `merging()`, which may still finish while all others are refused.
         """
-        return await retry_busy(lambda: self._run(function), self._busy_timeout, "reading weekly files")
+        return await retry_busy(
+            lambda: self._run(function, under_way=under_way), self._busy_timeout, "reading weekly files"
+        )
 
-    async def _run(self, function: Callable[[Scanner], T]) -> T:
+    async def _run(self, function: Callable[[Scanner], T], *, under_way: bool) -> T:
         async with self._turns:
-            if self._closed:
+            if self._closed or (self._closing and not under_way):
                 raise PoolClosedError("the partitions are closed")
             scanner = next((scanner for scanner in self._scanners if not scanner.lock.locked()), None)
             if scanner is None:
@@ -105,7 +113,29 @@ class Scanners:
             async with self._clean_or_destroyed(scanner):
                 if scanner in self._scanners:
                     return await scanner.link.run(lambda raw: _call(function, scanner, raw))
-        return await self._run(function)  # somebody whose turn was before ours has destroyed it
+        return await self._run(function, under_way=under_way)  # somebody whose turn was before ours has destroyed it
+
+    @contextlib.asynccontextmanager
+    async def merging(self) -> AsyncIterator[Link]:
+        """Yield an empty database in memory, with a thread of its own, to put the answers of several hops together in.
+
+        As many at a time as there are scanners; others wait. Whoever is in here may finish before `close` closes.
+        """
+        async with self._mergers:
+            if self._closing:
+                raise PoolClosedError("the partitions are closed")
+            link, ended = await connect_memory(), asyncio.get_running_loop().create_future()
+            self._merging[link] = ended
+            try:
+                yield link
+            except sqlite3.OperationalError as error:
+                if self._closed and is_interrupt(error):
+                    raise _too_late() from error
+                raise
+            finally:
+                ended.set_result(None)
+                del self._merging[link]
+                await link.close()
 
     async def _open(self) -> Scanner:
         link = await connect_memory(HandlesConnection)
@@ -128,7 +158,7 @@ class Scanners:
                     self._scanners.remove(scanner)
                 await scanner.link.close()
                 if self._closed and is_interrupt(error):
-                    raise PoolClosedError("the partitions were closed before this query was done") from error
+                    raise _too_late() from error
                 if is_broken(error):
                     raise PartitionDamagedError(f"a weekly file cannot be read: {error}", reason=str(error)) from error
                 raise
@@ -142,8 +172,11 @@ class Scanners:
 
     async def close(self) -> None:
         """Let running queries finish within ten seconds, interrupt the rest, close everything."""
-        self._closed = True
+        self._closing = True
         deadline = asyncio.get_running_loop().time() + CLOSE_TIMEOUT
+        if self._merging:
+            await asyncio.wait(self._merging.values(), timeout=CLOSE_TIMEOUT)
+        self._closed = True
         for scanner in list(self._scanners):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(deadline), scanner.lock:
@@ -151,6 +184,12 @@ class Scanners:
             if scanner in self._scanners:
                 self._scanners.remove(scanner)
             await scanner.link.close()
+        for link in list(self._merging):
+            await link.close()
+
+
+def _too_late() -> PoolClosedError:
+    return PoolClosedError("the partitions were closed before this query was done")
 
 
 def _call(function: Callable[[Scanner], T], scanner: Scanner, raw: sqlite3.Connection) -> T:

@@ -13,7 +13,7 @@ from betcore_async.models import Bet, User
 from betcore_async.partitions.catalog import Partition
 from betcore_async.partitions.merging import ENTRY_COLUMNS
 from betcore_async.partitions.plan import Span
-from betcore_async.partitions.scanner import deny_all_but_reading
+from betcore_async.partitions.scanner import Scanner, deny_all_but_reading
 from betcore_async.partitions.week import Week
 from betcore_async.partitions.weeks import Weeks
 from betcore_async.sqlite.migration_history import insist
@@ -35,6 +35,8 @@ class Reach:
     """Those of the spans, and those after them that may know how a bet ended; oldest first."""
     whole: bool
     """Whether each file took over what the one before it left open: then a bet is decided in one of them only."""
+    newest: Partition
+    """The file in which the users are."""
 
 
 def reach_of(weeks: Weeks, spans: Sequence[Span]) -> Reach:
@@ -59,14 +61,13 @@ def reach_of(weeks: Weeks, spans: Sequence[Span]) -> Reach:
             whole = took_over(holder) and whole
             if whole and not left:
                 break
-    return Reach(spans, files, whole)
+    return Reach(spans, files, whole, weeks.newest)
 
 
 @contextlib.contextmanager
-def views(weeks: Weeks, reach: Reach, files: Sequence[Partition]) -> Iterator[sqlite3.Connection]:
+def views(scanner: Scanner, reach: Reach, files: Sequence[Partition]) -> Iterator[sqlite3.Connection]:
     """Yield a connection on which the views show what some files of the reach have; it can read them, and no more."""
-    attach, raw = weeks.scanner.attach, weeks.scanner.link.raw
-    newest = weeks.newest
+    attach, raw, newest = scanner.attach, scanner.link.raw, reach.newest
     schemas = {file.week: attach(file.week, file.path) for file in (*files, newest)}
     own = {file.week: schemas[file.week] for file in files}
     bodies = {

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from betcore_async.demo.together import all_of, task_group
+from betcore_async.tasks import all_of, task_group
 
 
 async def test_results_come_in_the_order_of_the_works():
