@@ -42,7 +42,13 @@ class LiveFile:
         self.current: LiveWeek
 
     async def open(self, week: Week, path: Path) -> None:
-        pool = SQLitePool(path, self._settings, name=week.name, before_commit=chain.extend)
+        pool = SQLitePool(
+            path,
+            self._settings,
+            name=week.name,
+            after_begin=partial(_insist_live, path),
+            before_commit=chain.extend,
+        )
         await pool.open()
         self.current = LiveWeek(week, path, pool)
 
@@ -52,20 +58,17 @@ class LiveFile:
         `now` (microseconds) is read while the write lock is held and clamped into the week, so that a row never carries
         a time its file does not cover. Raises PartitionSealedError naming the successor where the week has moved on.
         """
-        return await live.pool.write(partial(self._guarded, live, function))
+        week, clock = live.week, self._clock
+        return await live.pool.write(lambda raw: function(raw, week.clamp(to_microseconds(clock()))))
 
     async def read(self, live: LiveWeek, function: Callable[[sqlite3.Connection], T]) -> T:
         """Return `function(connection)`, run in one snapshot of `live`. Raises PartitionSealedError like `write`."""
 
         def guarded(raw: sqlite3.Connection) -> T:
-            _insist_live(raw, live)
+            _insist_live(live.path, raw)
             return function(raw)
 
         return await live.pool.read(guarded)
-
-    def _guarded(self, live: LiveWeek, function: Callable[[sqlite3.Connection, int], T], raw: sqlite3.Connection) -> T:
-        _insist_live(raw, live)
-        return function(raw, live.week.clamp(to_microseconds(self._clock())))
 
     async def follow(self, left: LiveWeek, find: Callable[[], Awaitable[Partition]]) -> bool:
         """Move on from a sealed week to the one that `find()` returns; what was left is to be closed by the caller.
@@ -86,7 +89,7 @@ class LiveFile:
             await self.current.pool.close()
 
 
-def _insist_live(raw: sqlite3.Connection, live: LiveWeek) -> None:
+def _insist_live(path: Path, raw: sqlite3.Connection) -> None:
     state, successor = raw.execute(_STATE).fetchone()
     if state != PartitionState.LIVE:
-        raise PartitionSealedError(f"{live.path} is sealed; {successor} took over", successor=Week(successor))
+        raise PartitionSealedError(f"{path} is sealed; {successor} took over", successor=Week(successor))

@@ -23,11 +23,11 @@ from pathlib import Path
 from time import perf_counter
 
 from betcore_async.config import Durability
-from betcore_async.errors import PartitionSealedError, RotationError
+from betcore_async.errors import RotationError
 from betcore_async.partitions.carry import Carried
 from betcore_async.partitions.catalog import inspect
 from betcore_async.partitions.files import publish, remove
-from betcore_async.partitions.meta import SEAL, PartitionState, read_meta
+from betcore_async.partitions.meta import SEAL, PartitionState
 from betcore_async.partitions.staging import Staging, Step
 from betcore_async.partitions.week import Week
 from betcore_async.sqlite.connection import Link, link_to, open_raw
@@ -91,9 +91,6 @@ async def _opened(staging: Staging) -> AsyncIterator[Link]:
 def _hand_over(raw: sqlite3.Connection, staging: Staging, new: sqlite3.Connection) -> Carried:
     """Complete and publish the new file, and seal the old one; with the COMMIT on `raw` the successor is live."""
     step = staging.step
-    meta = read_meta(raw, staging.old)
-    if meta.successor is not None:
-        raise PartitionSealedError(f"{staging.old} is sealed already", successor=meta.successor)
     _check_place(staging.final, step)
     carried = staging.complete(new)
     publish(staging.path, staging.final)

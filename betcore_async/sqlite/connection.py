@@ -10,6 +10,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -27,6 +28,16 @@ from betcore_async.tasks import finish
 
 T = TypeVar("T")
 Hook = Callable[[sqlite3.Connection], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What the owner of a pool wants done on the threads of its connections; see `SQLitePool`."""
+
+    on_connect: Hook | None = None
+    after_begin: Hook | None = None
+    before_commit: Hook | None = None
+
 
 INTERRUPT_AGAIN_AFTER = 0.01
 """Seconds. An interrupt that falls between two statements is lost, so it is repeated until the work ended."""

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from betcore_async.config import DatabaseSettings, Durability
 from betcore_async.errors import CommitOutcomeUnknownError, DatabaseError, WriteTimeoutError
-from betcore_async.sqlite.connection import Hook
+from betcore_async.sqlite.connection import Hooks
 from betcore_async.sqlite.failures import plain, translated
 from betcore_async.sqlite.raw import RawConnection
 from betcore_async.sqlite.retry import error_code, is_busy
@@ -92,13 +92,13 @@ class GroupCommit:
         settings: DatabaseSettings,
         counters: Counters,
         watch: Watch,
-        before_commit: Hook | None = None,
+        hooks: Hooks,
     ) -> None:
         self._raw = raw
         self._watch = watch
         self._settings = settings
         self._counters = counters
-        self._before_commit = before_commit
+        self._hooks = hooks
         self._synchronous = settings.synchronous
         self._theirs = False  # True while a function of the caller runs
         self._now = 0.0  # when the member that runs began, in monotonic seconds
@@ -132,18 +132,27 @@ class GroupCommit:
             self._raw.text_factory = str
 
     def begin(self, durability: Durability) -> None:
-        """Begin a write transaction that will commit with `durability`. Raises sqlite3's BUSY at once."""
+        """Begin a write transaction that will commit with `durability`.
+
+        Raises sqlite3's BUSY at once, and what `after_begin` raises; none is open then.
+        """
         if durability is not self._synchronous:
             # Cannot be changed inside a transaction; costs microseconds outside of one.
             self.control(f"PRAGMA synchronous = {durability.value}")
             self._synchronous = durability
         self.control(_BEGIN)
         self._raw.held = True
+        if self._hooks.after_begin is not None:
+            try:
+                self._hooks.after_begin(self._raw)
+            except BaseException:
+                self.rollback()
+                raise
 
     def commit(self) -> None:
         """Commit; raises CommitOutcomeUnknownError where nobody can say whether it took place."""
-        if self._before_commit is not None:
-            self._before_commit(self._raw)
+        if self._hooks.before_commit is not None:
+            self._hooks.before_commit(self._raw)
         self._raw.close_cursors()
         try:
             self.control(_COMMIT)
@@ -184,6 +193,10 @@ class GroupCommit:
                 result.running = line.take_job()
                 raise
             result.busy = error
+            return
+        except Exception as error:  # noqa: BLE001 - of `after_begin`; trying again would end the same
+            while (job := line.take_job(head)) is not None:
+                result.done.append((job, None, error))
             return
         self._members(line, result, head)
         self._end(result)

@@ -16,7 +16,7 @@ import aiosqlite
 
 from betcore_async.config import DatabaseSettings, Durability
 from betcore_async.errors import BetcoreError, DatabaseError, PoolClosedError
-from betcore_async.sqlite.connection import Hook
+from betcore_async.sqlite.connection import Hook, Hooks
 from betcore_async.sqlite.mapping import fetch_models
 from betcore_async.sqlite.readers import Readers
 from betcore_async.sqlite.retry import retry_busy
@@ -61,18 +61,19 @@ class SQLitePool:
         *,
         name: str = "",
         on_connect: Hook | None = None,
+        after_begin: Hook | None = None,
         before_commit: Hook | None = None,
     ) -> None:
         """Remember what to open; `on_connect(sqlite3.Connection)` is called on the thread of each new connection.
 
-        `before_commit(sqlite3.Connection)` is called last in every write transaction, of groups as of callers of their
-        own, on the writer's thread: what it writes is committed with them, and when it raises they are undone.
+        `after_begin(sqlite3.Connection)` and `before_commit(sqlite3.Connection)` are called first and last in every
+        write transaction, of groups as of callers of their own, on the writer's thread: what they write is committed
+        with it, and when they raise it is undone. What `after_begin` raises goes to everybody in the line.
         """
         self.path = Path(path)
         self.name = name or self.path.stem
         self._settings = settings
-        self._on_connect = on_connect
-        self._before_commit = before_commit
+        self._hooks = Hooks(on_connect, after_begin, before_commit)
         self._counters = Counters()
         self._parts: tuple[Writer, Readers] | None = None
         self._opening = False
@@ -97,8 +98,8 @@ class SQLitePool:
         if self._parts is not None or self._opening:
             raise DatabaseError(f"{self!r} is open already")
         self._counters = Counters()
-        writer = Writer(self.path, self._settings, self._counters, self._on_connect, self._before_commit)
-        readers = Readers(self.path, self._settings, self._counters, self._on_connect)
+        writer = Writer(self.path, self._settings, self._counters, self._hooks)
+        readers = Readers(self.path, self._settings, self._counters, self._hooks.on_connect)
         self._opening = True
         try:
             await writer.open()

@@ -10,7 +10,7 @@ from typing import TypeVar, cast
 
 from betcore_async.config import DatabaseSettings, Durability
 from betcore_async.errors import BetcoreError, PoolClosedError
-from betcore_async.sqlite.connection import Hook, Link, connect
+from betcore_async.sqlite.connection import Hooks, Link, connect
 from betcore_async.sqlite.failures import is_interrupt
 from betcore_async.sqlite.group import GroupCommit, GroupResult
 from betcore_async.sqlite.raw import RawConnection
@@ -32,14 +32,12 @@ class Writer:
         path: Path,
         settings: DatabaseSettings,
         counters: Counters,
-        on_connect: Hook | None = None,
-        before_commit: Hook | None = None,
+        hooks: Hooks,
     ) -> None:
         self._path = path
         self._settings = settings
         self._counters = counters
-        self._on_connect = on_connect
-        self._before_commit = before_commit
+        self._hooks = hooks
         self._line = Line(settings.max_waiters)
         self._sweeper = Sweeper(self._line, settings.acquire_timeout.total_seconds(), counters)
         self._watch = Watch(settings.write_timeout.total_seconds(), counters, lambda: self._working)
@@ -68,12 +66,12 @@ class Writer:
 
     async def _connect(self) -> Link:
         with self._counters.opening():
-            return await connect(self._path, self._settings, on_connect=self._on_connect)
+            return await connect(self._path, self._settings, on_connect=self._hooks.on_connect)
 
     def _use(self, link: Link) -> None:
         self._link = link
         raw = cast("RawConnection", link.raw)
-        self._group = GroupCommit(raw, self._settings, self._counters, self._watch, self._before_commit)
+        self._group = GroupCommit(raw, self._settings, self._counters, self._watch, self._hooks)
 
     # What callers do
 
