@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -12,11 +13,13 @@ import traceback
 
 import httpx
 import pytest
+from ledger_files import by_hand
+from reliability.cancellation import cancel_at_piece
 from weekly_files import ALWAYS, W, platform
 
 from betcore_async.config import PartitionSettings
 from betcore_async.errors import ArchiveDamagedError, ArchiveError
-from betcore_async.partitions import PartitionManager, archive_store
+from betcore_async.partitions import PartitionManager, archive_store, archive_transfer
 
 pytestmark = pytest.mark.usefixtures("object_stores")
 
@@ -31,7 +34,8 @@ def s3():
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     url = f"http://127.0.0.1:{port}"
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+    environment = os.environ | {"S3_UPLOAD_PART_MIN_SIZE": "1"}  # as an object of many parts need not be big then
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
             until = time.monotonic() + 40
             while server.poll() is None and time.monotonic() < until:
@@ -113,6 +117,32 @@ async def test_an_upload_of_many_parts_arrives_whole_and_one_that_is_cut_leaves_
 
     await asyncio.to_thread(upload)
     assert b"<Upload>" not in await asyncio.to_thread(ask, f"{s3}/bucket?uploads")
+
+
+@pytest.mark.parametrize("name", ["archive", "restore", "verify"])
+async def test_cancelled_at_any_piece_of_a_transfer_nothing_half_done_is_left_in_the_bucket(
+    weeks, s3, name, monkeypatch
+):
+    monkeypatch.setattr(archive_store, "PART", 64 * 1024)
+    monkeypatch.setattr(archive_transfer, "PIECE", 64 * 1024)
+    with by_hand(weeks.file(W[1])) as raw:
+        raw.execute("CREATE TABLE ballast AS SELECT randomblob(900000) AS noise")  # which cannot be compressed
+    url = f"s3://bucket/cancelled-{name}"
+    async with manager(weeks, url) as it:
+        if name != "archive":
+            await it.archive(W[1])
+        struck = [True]
+        while struck[-1]:
+            struck.append(await cancel_at_piece(len(struck) - 1, getattr(it, name)(W[1])))
+            assert b"<Upload>" not in await asyncio.to_thread(ask, f"{s3}/bucket?uploads")
+            assert not list(weeks.folder.glob("*.restoring*"))
+        assert len(struck) > 15
+        assert (await it.verify(W[1])).ok
+        await it.restore(W[1])
+        assert len((await it.query_bets(weeks.user, *ALWAYS)).bets) == 6
+        listing = await asyncio.to_thread(ask, f"{s3}/bucket?prefix=cancelled-{name}")
+        assert listing.count(b"<Key>") == 2
+        assert re.search(rb"<ETag>[^<]*-1\d", listing), listing  # of that many parts
 
 
 async def test_damage_in_the_bucket_is_found(weeks, s3):

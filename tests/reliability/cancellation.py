@@ -1,8 +1,13 @@
 """Cancels a coroutine at its n-th suspension, for every n there is."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Generator
+import itertools
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from typing import Any
+
+import pytest
+
+from betcore_async.partitions import archive_steps
 
 MOST_SUSPENSIONS = 300
 """More than anything here has; reaching it means that a cancelled coroutine goes on for ever."""
@@ -71,3 +76,50 @@ async def cancelled_everywhere(make: Any, *, twice: bool = False, late: bool = F
         if not injector.struck:
             return
     raise AssertionError(f"still suspended after {MOST_SUSPENSIONS} times")
+
+
+MODES = {"once": {}, "twice": {"twice": True}, "late": {"late": True}}
+
+
+async def cancelled_at(number: int, work: Coroutine[Any, Any, Any], mode: str) -> bool:
+    """Run `work`, cancelled at suspension `number`; False once it has no such suspension."""
+    injector = Injector(work, number, **MODES[mode])
+
+    async def run() -> None:
+        await injector
+
+    task = asyncio.create_task(run())
+    done, _ = await asyncio.wait([task], timeout=15)
+    assert done, f"hangs after a cancel at suspension {number}"
+    if not task.cancelled():
+        task.result()
+    return injector.struck
+
+
+async def cancel_at_piece(number: int, work: Coroutine[Any, Any, Any]) -> bool:
+    """Run `work`, which moves a week, cancelled at that piece of a file (from 0); False once it has no such piece.
+
+    The thread that moves it waits at the piece until it could know.
+    """
+    loop, pieces, stage = asyncio.get_running_loop(), itertools.count(), archive_steps.Work.stage
+
+    def watched_stage(self: archive_steps.Work, name: str, total: int) -> Callable[[int], None]:
+        go_on = stage(self, name, total)
+
+        def watched(size: int) -> None:
+            if next(pieces) == number:
+                loop.call_soon_threadsafe(task.cancel)
+                assert self.stop.wait(15), "nobody told the thread to stop"
+            go_on(size)
+
+        return watched
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(archive_steps.Work, "stage", watched_stage)
+        task = asyncio.ensure_future(work)
+        await asyncio.wait([task])
+    if task.cancelled():
+        return True
+    task.result()
+    assert next(pieces) <= number, "it went on although it was cancelled"
+    return False

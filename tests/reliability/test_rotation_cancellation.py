@@ -10,28 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reliability.cancellation import MOST_SUSPENSIONS, Injector
+from reliability.cancellation import MODES, MOST_SUSPENSIONS, cancelled_at
 from weekly_files import ALWAYS, WEEK, Platform, W, live_weeks, manager_for, platform, states
 
 from betcore_async.clock import ManualClock
 from betcore_async.partitions import PartitionManager
-
-MODES = {"once": {}, "twice": {"twice": True}, "late": {"late": True}}
-
-
-async def cancelled_at(number: int, work: Coroutine[Any, Any, Any], mode: str) -> bool:
-    """Run `work`, cancelled at suspension `number`; False once it has no such suspension."""
-    injector = Injector(work, number, **MODES[mode])
-
-    async def run() -> None:
-        await injector
-
-    task = asyncio.create_task(run())
-    done, _ = await asyncio.wait([task], timeout=15)
-    assert done, f"hangs after a cancel at suspension {number}"
-    if not task.cancelled():
-        task.result()
-    return injector.struck
 
 
 async def some_bets(it: Platform) -> str:
