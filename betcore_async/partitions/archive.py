@@ -29,7 +29,6 @@ from betcore_async.partitions.archive_steps import (
 )
 from betcore_async.partitions.archive_store import ArchiveStore
 from betcore_async.partitions.catalog import Partition
-from betcore_async.partitions.files import remove
 from betcore_async.partitions.handles import Identity
 from betcore_async.partitions.info import PartitionInfo, describe
 from betcore_async.partitions.meta import PartitionState
@@ -161,7 +160,7 @@ class PartitionArchive(PartitionRouter):
         week = Week.parse(week)
         async with self._archiving():
             await self._restore(week, on_progress)
-        return await self.scan(lambda scanner, catalog: describe(scanner, catalog[week]))
+            return await self.scan(lambda scanner, catalog: describe(scanner, catalog[week]))
 
     async def _restore(self, week: Week, on_progress: OnProgress | None = None) -> None:
         entry = self._catalog.get(week)
@@ -175,17 +174,13 @@ class PartitionArchive(PartitionRouter):
         migrations = self._migrator.migrations
         try:
             staging, manifest = await self._work(lambda work: bring_back(work, week, migrations), on_progress)
-        except asyncio.CancelledError:  # it may have been done all the same
+            await finish(self._take_back(week, staging, manifest))
+        finally:
             await finish(self._remove_leftovers())
-            raise
-        await finish(self._take_back(week, staging, manifest))
 
     async def _take_back(self, week: Week, staging: Path, manifest: Manifest) -> None:
-        try:
-            async with self._family.alone(self._database.busy_timeout):
-                await asyncio.to_thread(put_in_place, self._family, staging, manifest)
-        finally:
-            await asyncio.to_thread(remove, staging)
+        async with self._family.alone(self._database.busy_timeout):
+            await asyncio.to_thread(put_in_place, self._family, staging, manifest)
         self._detached.pop(week, None)
         await self._refresh()
 
@@ -223,7 +218,7 @@ class PartitionArchive(PartitionRouter):
                 for week, entry in catalog.items()
                 if entry.state is PartitionState.SEALED and week.start < last and week not in self._elsewhere
             ]
-            return [entry.week for entry in old if _sealed_at(scanner, entry) + _REPEATS <= live.starts_at]
+            return [entry.week for entry in old if _sealed_at(scanner, entry) + REPEATS <= live.starts_at]
 
         return await self.scan(answer)
 
@@ -256,7 +251,7 @@ class PartitionArchive(PartitionRouter):
                 with contextlib.suppress(OSError):
                     path.unlink()
 
-        await self._at_desk(clean)
+        await asyncio.to_thread(clean)
 
     async def _work(self, function: Callable[[Work], T], on_progress: OnProgress | None) -> T:
         """Return `function(work)`, run on a thread; it is stopped when the caller is cancelled."""
@@ -279,9 +274,6 @@ class PartitionArchive(PartitionRouter):
             for week in weeks:
                 await self._restore(week)
         return True
-
-
-_REPEATS = REPEATS // timedelta(microseconds=1)
 
 
 def _live(catalog: Catalog) -> Week:

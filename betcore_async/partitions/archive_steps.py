@@ -12,10 +12,11 @@ import secrets
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from betcore_async.errors import (
     ArchiveDamagedError,
@@ -26,6 +27,7 @@ from betcore_async.errors import (
 )
 from betcore_async.partitions.archive_manifest import Manifest, read_record, write_record
 from betcore_async.partitions.archive_store import ArchiveStore
+from betcore_async.partitions.archive_transfer import Digest, compress, decompress, pieces_of
 from betcore_async.partitions.catalog import Partition, inspect
 from betcore_async.partitions.files import Family, publish, remove, sync
 from betcore_async.partitions.handles import Identity, identify
@@ -37,10 +39,13 @@ from betcore_async.sqlite.connection import create_private, open_raw
 from betcore_async.sqlite.migration_files import Migration
 from betcore_async.sqlite.migration_runner import migrate_connection
 
-REPEATS = timedelta(days=7)
+REPEATS = timedelta(days=7) // timedelta(microseconds=1)
 """How long after its end a week stays: an id of it may come again, and is looked up there."""
 
-_FACTS = "SELECT created_at, sealed_at, predecessor, successor FROM partition_meta WHERE id = 1"
+_FACTS = """
+SELECT week, starts_at, ends_at, predecessor, successor, created_at, sealed_at, user_version AS schema_version
+FROM partition_meta, pragma_user_version
+"""
 _OPCODES_AT_A_TIME = 10_000
 """SQLite's steps between two looks at whether the caller has gone."""
 
@@ -92,57 +97,38 @@ def put_away(work: Work, entry: Partition, live: Week, now: int) -> tuple[Manife
     seen = identify(entry.path)
     facts = _examine(work, entry, live)
     there = work.store.manifest(entry.week)
-    if there is not None and there.created_at != facts["created_at"]:
-        raise ArchiveError(
-            f"{work.store.location} holds {entry.week} of another database; give each one an archive of its own",
-            week=entry.week,
-            location=work.store.location,
-        )
-    manifest = there if there is not None and _is_same(work, entry, there) else None
-    if manifest is None:
-        manifest = _upload(work, entry, facts, now)
-        _read_back(work, manifest)
-        work.store.write_manifest(manifest, replace=there is not None)
-        if work.store.manifest(entry.week) != manifest:
-            raise ArchiveError(
-                f"{work.store.location} does not return what was written; {entry.week} stays here",
-                week=entry.week,
-                location=work.store.location,
-            )
-    else:
-        _read_back(work, manifest)
-    work.store.clear(manifest)
-    return manifest, seen
+    if there is not None:
+        _insist_ours(work, there, facts["created_at"])
+    if there is None or not _is_there(work, entry, there):
+        there = _upload(work, entry, facts | {"archived_at": now}, replace=there is not None)
+    work.store.clear(there)
+    return there, seen
 
 
-def _examine(work: Work, entry: Partition, live: Week) -> dict[str, object]:
+def _examine(work: Work, entry: Partition, live: Week) -> dict[str, Any]:
+    """Return what the manifest says of a file, once all of it is known to be intact."""
     work.stage("check", entry.path.stat().st_size)
     with closing(open_raw(entry.path, readonly=True)) as raw:
+        raw.row_factory = sqlite3.Row
         raw.execute("PRAGMA trusted_schema = OFF")
-        created_at, sealed_at, predecessor, successor = raw.execute(_FACTS).fetchone()
-        earliest = sealed_at + REPEATS // timedelta(microseconds=1)
-        if earliest > live.starts_at:
+        facts = dict(raw.execute(_FACTS).fetchone())
+        if facts["sealed_at"] + REPEATS > live.starts_at:
             raise PartitionError(
-                f"{entry.week} was sealed less than {REPEATS.days} days before the live week {live} began; "
+                f"{entry.week} was sealed less than seven days before the live week {live} began; "
                 "what it holds may still be asked for by writes. Archive it a week later",
                 week=entry.week,
             )
         check_integrity(raw, entry.path, work.stop)
-        users, bets, open_bets, entries = raw.execute(COUNTS.format(schema="main")).fetchone()
-    return {
-        "week": entry.week,
-        "starts_at": entry.week.starts_at,
-        "ends_at": entry.week.ends_at,
-        "predecessor": predecessor and Week(predecessor),
-        "successor": Week(successor),
-        "created_at": created_at,
-        "sealed_at": sealed_at,
-        "schema_version": entry.schema_version,
-        "users": users,
-        "bets": bets,
-        "open_bets": open_bets,
-        "entries": entries,
-    }
+        return facts | dict(raw.execute(COUNTS.format(schema="main")).fetchone())
+
+
+def _insist_ours(work: Work, manifest: Manifest, created_at: int) -> None:
+    if manifest.created_at != created_at:
+        raise ArchiveError(
+            f"{work.store.location} holds {manifest.week} of another database; give each one an archive of its own",
+            week=manifest.week,
+            location=work.store.location,
+        )
 
 
 def check_integrity(raw: sqlite3.Connection, path: Path, stop: threading.Event) -> None:
@@ -160,38 +146,42 @@ def check_integrity(raw: sqlite3.Connection, path: Path, stop: threading.Event) 
         raise PartitionDamagedError(f"{path} is damaged: {'; '.join(found)}", path=path, reason=found[0])
 
 
-def _is_same(work: Work, entry: Partition, there: Manifest) -> bool:
-    """Tell whether the archive has the very same file already: of an attempt that was cut, or of a week restored."""
-    from betcore_async.partitions.archive_transfer import Digest, pieces_of  # noqa: PLC0415 - an extra
+def _is_there(work: Work, entry: Partition, there: Manifest) -> bool:
+    """Tell whether the archive has the very same file: of an attempt that was cut, or of a week restored.
 
+    Where it has lost that, it is brought there anew.
+    """
     if entry.path.stat().st_size != there.size:
         return False
     digest = Digest()
     for piece in pieces_of(entry.path, work.stage("compare", there.size)):
         digest.add(piece)
-    return digest.sha256 == there.sha256
+    if digest.sha256 != there.sha256:
+        return False
+    try:
+        _read_back(work, there)
+    except ArchiveDamagedError:
+        return False
+    return True
 
 
-def _upload(work: Work, entry: Partition, facts: dict[str, object], now: int) -> Manifest:
-    from betcore_async.partitions.archive_transfer import Digest, compress, pieces_of  # noqa: PLC0415 - an extra
-
+def _upload(work: Work, entry: Partition, facts: dict[str, Any], *, replace: bool) -> Manifest:
+    """Bring a file to the archive, read it back, and write its manifest, in place of the one there where `replace`."""
     plain, archived = Digest(), Digest()
     # A name of its own for each attempt: what a rival or a killed process left is never written over.
     key = f"{entry.week}/{secrets.token_hex(4)}.db.zst"
     pieces = pieces_of(entry.path, work.stage("compress", entry.path.stat().st_size))
     work.store.upload(key, compress(pieces, plain, archived))
-    return Manifest.model_validate(
-        facts
-        | {
-            "archived_at": now,
-            "location": work.store.location,
-            "object": key,
-            "size": plain.size,
-            "sha256": plain.sha256,
-            "archived_size": archived.size,
-            "archived_sha256": archived.sha256,
-        }
-    )
+    made = {"size": plain.size, "sha256": plain.sha256}
+    made |= {"archived_size": archived.size, "archived_sha256": archived.sha256}
+    manifest = Manifest.model_validate(facts | made | {"location": work.store.location, "object": key})
+    try:
+        _read_back(work, manifest)
+    except BaseException:
+        work.store.discard(manifest)
+        raise
+    work.store.write_manifest(manifest, replace=replace)
+    return manifest
 
 
 def _read_back(work: Work, manifest: Manifest) -> None:
@@ -227,7 +217,7 @@ def bring_back(work: Work, week: Week, migrations: tuple[Migration, ...]) -> tup
     """Download a week under a private name, checked and at the newest schema, and return that name and its manifest.
 
     Raises PartitionMissingError for a week that is not in the archive, ArchiveDamagedError for one that is not what
-    was put there, PartitionDamagedError, MigrationError, ArchiveError. Nothing is left behind then.
+    was put there, PartitionDamagedError, MigrationError, ArchiveError. The caller removes what is left behind then.
     """
     manifest = find(work, week)
     staging = work.family.new_restoring(week)
@@ -238,12 +228,8 @@ def bring_back(work: Work, week: Week, migrations: tuple[Migration, ...]) -> tup
                 file.write(piece)
         _make_readable(work, staging, week, migrations)
     except (OSError, sqlite3.Error) as error:
-        remove(staging)
         reason = getattr(error, "strerror", None) or error
         raise ArchiveError(f"cannot restore {week} to {staging.parent}: {reason}", week=week) from error
-    except BaseException:
-        remove(staging)
-        raise
     return staging, manifest
 
 
@@ -252,16 +238,8 @@ def find(work: Work, week: Week) -> Manifest:
     manifest = work.store.manifest(week)
     if manifest is None:
         raise PartitionMissingError(f"{week} is not in the archive {work.store.location}", weeks=(week,))
-    try:
-        record = read_record(work.family, week)
-    except ArchiveDamagedError:
-        return manifest  # none, or a damaged one: this is what it is made anew from
-    if record.created_at != manifest.created_at:
-        raise ArchiveError(
-            f"{work.store.location} holds {week} of another database; this one's went to {record.location}",
-            week=week,
-            location=work.store.location,
-        )
+    with suppress(ArchiveDamagedError):  # no record, or a damaged one: this is what it is made anew from
+        _insist_ours(work, manifest, read_record(work.family, week).created_at)
     return manifest
 
 
@@ -316,8 +294,5 @@ def problems_of(work: Work, week: Week) -> tuple[Manifest | None, list[str]]:
 
 
 def _pieces_in(work: Work, manifest: Manifest, stage: str) -> Iterator[bytes]:
-    from betcore_async.partitions.archive_transfer import decompress  # noqa: PLC0415 - an extra
-
     parts = work.store.download(manifest.object, manifest.archived_size)
-    source = f"{work.store.location}/{manifest.object}"
-    return decompress(parts, manifest, source, work.stage(stage, manifest.size))
+    return decompress(parts, manifest, f"{work.store.location}/{manifest.object}", work.stage(stage, manifest.size))

@@ -85,13 +85,19 @@ class ArchiveStore:
         return Manifest.from_bytes(data, f"{self.location}/{key}", week)
 
     def write_manifest(self, manifest: Manifest, *, replace: bool) -> None:
-        """Write the manifest of a week. Raises ArchiveError where there is one although `replace` is False."""
+        """Write the manifest of a week, and see that it is there.
+
+        Raises ArchiveError where it is not, and where there was one although `replace` is False.
+        """
         import obstore  # noqa: PLC0415 - as above
 
         key = manifest_key(manifest.week)
         with self._told("write to"):
             obstore.put(self._store, key, manifest.to_bytes(), mode="overwrite" if replace else "create")
             self._settle(key)
+        if self.manifest(manifest.week) != manifest:
+            text = f"{self.location} does not return what was written; {manifest.week} stays here"
+            raise ArchiveError(text, week=manifest.week, location=self.location)
 
     # Objects
 
@@ -131,6 +137,13 @@ class ArchiveStore:
             with self._told("read from"):
                 part = bytes(obstore.get_range(self._store, key, start=start, length=min(PART, size - start)))
             yield part
+
+    def discard(self, manifest: Manifest) -> None:
+        """Remove the object of a manifest that was never written. Where the store refuses, the next attempt does it."""
+        import obstore  # noqa: PLC0415 - as above
+
+        with contextlib.suppress(ArchiveError), self._told("clean up"):
+            obstore.delete(self._store, manifest.object)
 
     def clear(self, manifest: Manifest) -> None:
         """Remove what attempts to archive the week left behind: all objects but the one the manifest names."""

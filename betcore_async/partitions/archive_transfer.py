@@ -7,18 +7,11 @@ import hashlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 from betcore_async.errors import ArchiveDamagedError, ArchiveError
 from betcore_async.partitions.archive_manifest import Manifest
 from betcore_async.partitions.archive_store import missing_extra
-
-try:
-    if sys.version_info >= (3, 14):
-        from compression import zstd
-    else:
-        from backports import zstd
-except ImportError as _error:
-    raise missing_extra() from _error
 
 PIECE = 1024 * 1024
 """Bytes read, compressed and hashed at a time."""
@@ -58,9 +51,20 @@ def pieces_of(path: Path, go_on: GoOn) -> Iterator[bytes]:
         raise ArchiveError(f"cannot read {path}: {error.strerror}", path=path) from error
 
 
+def _zstd() -> ModuleType:
+    try:
+        if sys.version_info >= (3, 14):
+            from compression import zstd  # noqa: PLC0415 - only archives need it
+        else:
+            from backports import zstd  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise missing_extra() from error
+    return zstd
+
+
 def compress(pieces: Iterable[bytes], plain: Digest, archived: Digest) -> Iterator[bytes]:
     """Yield the compressed pieces, and count what went in and what came out."""
-    compressor = zstd.ZstdCompressor()
+    compressor = _zstd().ZstdCompressor()
     for piece in pieces:
         if data := compressor.compress(plain.add(piece)):
             yield archived.add(data)
@@ -80,7 +84,7 @@ def decompress(parts: Iterable[bytes], manifest: Manifest, source: str, go_on: G
             if plain.size + len(piece) > manifest.size:
                 raise _damaged(manifest, source, "it holds more than it should")
             yield plain.add(piece)
-    except zstd.ZstdError as error:
+    except _zstd().ZstdError as error:
         raise _damaged(manifest, source, str(error)) from error
     if (archived.size, archived.sha256) != (manifest.archived_size, manifest.archived_sha256):
         raise _damaged(manifest, source, "its SHA-256 is another one")
@@ -89,7 +93,7 @@ def decompress(parts: Iterable[bytes], manifest: Manifest, source: str, go_on: G
 
 
 def _expand(parts: Iterable[bytes], archived: Digest) -> Iterator[bytes]:
-    decompressor = zstd.ZstdDecompressor()
+    decompressor = _zstd().ZstdDecompressor()
     for part in parts:
         data = archived.add(part)
         while not decompressor.eof and (data or not decompressor.needs_input):

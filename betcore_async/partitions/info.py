@@ -20,10 +20,10 @@ from betcore_async.sqlite.rows import Row
 
 COUNTS = """
 SELECT
-    (SELECT count(*) FROM {schema}.users),
-    (SELECT count(*) FROM {schema}.bets),
-    (SELECT count(*) FROM {schema}.bets WHERE status IN ('pending', 'confirmed')),
-    (SELECT count(*) FROM {schema}.ledger_entries)
+    (SELECT count(*) FROM {schema}.users) AS users,
+    (SELECT count(*) FROM {schema}.bets) AS bets,
+    (SELECT count(*) FROM {schema}.bets WHERE status IN ('pending', 'confirmed')) AS open_bets,
+    (SELECT count(*) FROM {schema}.ledger_entries) AS entries
 """
 
 

@@ -9,6 +9,7 @@ import resource
 import shutil
 import threading
 from contextlib import closing, contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -195,7 +196,7 @@ async def test_the_live_week_is_not_archived(weeks):
 
 
 async def test_a_week_whose_ids_may_be_repeated_stays(weeks):
-    assert steps.REPEATS >= CLOCK_SKEW
+    assert timedelta(microseconds=steps.REPEATS) >= CLOCK_SKEW
     with pytest.raises(PartitionError, match="a week later"):
         await weeks.manager.archive(W[3])
     assert weeks.file(W[3]).exists()
@@ -476,6 +477,24 @@ async def test_what_is_gone_from_the_archive_is_told(weeks, loss):
     assert not report.ok
     with pytest.raises((ArchiveDamagedError, PartitionMissingError)):
         await weeks.manager.restore(W[1])
+
+
+@pytest.mark.parametrize("loss", ["flipped bit", "no object"])
+async def test_a_week_that_is_here_is_uploaded_anew_where_the_archive_has_lost_it(weeks, loss):
+    first = await weeks.manager.archive(W[1])
+    await weeks.manager.restore(W[1])
+    path = object_of(weeks, W[1])
+    if loss == "no object":
+        path.unlink()
+    else:
+        flip(path, path.stat().st_size // 2)
+    again = await weeks.manager.archive(W[1])
+    assert (again.performed, again.sha256) == (True, first.sha256)
+    assert again.object != first.object
+    assert (await weeks.manager.verify(W[1])).ok
+    assert names_in(archive_of(weeks) / str(W[1])) == {"manifest.json", object_of(weeks, W[1]).name}
+    await weeks.manager.restore(W[1])
+    assert len((await bets_of(weeks)).bets) == 12
 
 
 async def test_a_damaged_record_is_told_and_made_anew_by_restoring(weeks):

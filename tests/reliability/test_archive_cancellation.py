@@ -88,6 +88,8 @@ async def test_cancelled_at_any_piece_of_a_transfer_it_stops_there_and_leaves_no
             struck = await cancel_at_piece(number, WORK[name](it.manager))
             if struck:  # while it was proven that it may go, and before it was proven that it came back
                 assert it.file(WEEK).exists() == (name == "archive")
+                objects = list((folder / "bets.db-archive" / str(WEEK)).glob("*"))
+                assert len(objects) == (0 if (name, again) == ("archive", "") else 2)
             await check(it)
         shutil.rmtree(folder)
         if not struck:
