@@ -106,6 +106,7 @@ if TYPE_CHECKING:
         EventKind,
         LedgerStore,
         NewBet,
+        Unchecked,
         UserStore,
         Violation,
     )
@@ -212,6 +213,7 @@ __all__ = [
     "StorageFullError",
     "TooManyWaitersError",
     "Transaction",
+    "Unchecked",
     "User",
     "UserExistsError",
     "UserNotFoundError",

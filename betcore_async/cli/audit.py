@@ -28,8 +28,8 @@ def audit(path: PathArgument = None, weeks: WeekOption = None, as_json: JsonOpti
     """Prove the books of every weekly file, and every hand-over between two of them.
 
     Status 0 when all adds up, 1 when something does not, 2 when there is nothing to look at. With --json the verdict
-    is one object: `ok`, `first` (the first wrong row: week, rule, subject, detail; null when there is none),
-    `violations`, `counts`, `seconds`.
+    is one object: `ok`, `first` (the first wrong row: week, rule, subject, detail, file, table, positions; null when
+    there is none), `violations`, `unchecked`, `counts`, `seconds`.
     """
     from betcore_async.config import Settings
 
@@ -39,11 +39,7 @@ def audit(path: PathArgument = None, weeks: WeekOption = None, as_json: JsonOpti
         report = asyncio.run(_audit(settings, weeks))
         seconds = perf_counter() - started
     if as_json:
-        violations = [asdict(violation) for violation in report.violations]
-        first = violations[0] if violations else None
-        print_json(
-            {"ok": report.ok, "first": first, "violations": violations, "counts": report.counts, "seconds": seconds}
-        )
+        print_json({"ok": report.ok, "first": report.first} | asdict(report) | {"seconds": seconds})
     else:
         _show(report, seconds)
     raise typer.Exit(0 if report.ok else 1)
@@ -80,8 +76,10 @@ def _progress() -> Iterator[Progress]:
 
 def _show(report: "AuditReport", seconds: float) -> None:
     if not report.ok:
-        rows = [(found.week, found.rule, found.subject, found.detail) for found in report.violations]
-        print_table(("Week", "Rule", "Row", "What is wrong"), rows)
+        rows = [(found.week, found.rule, found.table, found.subject, found.detail) for found in report.violations]
+        print_table(("Week", "Rule", "Table", "Row", "What is wrong"), rows)
+    for unchecked in report.unchecked:
+        print(f"not checked in {unchecked.week}: {unchecked.what}")
     verdict = "all adds up" if report.ok else f"{len(report.violations)} violations"
     counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in report.counts.items())
     print(f"{verdict}: {counts}; {seconds:.2f} s")

@@ -139,7 +139,10 @@ def discover(family: Family, head: int) -> Discovery:
         away = {week: _archived(family, week) for week in family.records() if week not in there}
     except OSError as error:
         raise DatabaseError(f"cannot read the folder {family.folder}: {error.strerror}", path=family.folder) from error
-    discovery = sort_out({week: _looked_into(entry, there) for week, entry in there.items()})
+    looked = {week: _looked_into(entry, there) for week, entry in there.items()}
+    for before in [looked[entry.predecessor] for entry in looked.values() if entry.written and entry.predecessor]:
+        looked[before.week] = inspect(before.path, before.week, head)  # sealed, perhaps, since it was read
+    discovery = sort_out(looked)
     return replace(discovery, partitions=dict(sorted((discovery.partitions | away).items())))
 
 
@@ -169,7 +172,7 @@ def came_back(partitions: Mapping[Week, Partition], week: Week) -> bool:
 
 def _looked_into(entry: Partition, found: dict[Week, Partition]) -> Partition:
     before = found.get(entry.predecessor) if entry.predecessor else None
-    if entry.state is not PartitionState.LIVE or before is None or before.state is not PartitionState.DAMAGED:
+    if entry.state is not PartitionState.LIVE or before is None or before.successor == entry.week:
         return entry
     return replace(entry, written=ask(entry.path, lambda raw: raw.execute(_WRITTEN).fetchone() == (1,)))
 
@@ -201,6 +204,13 @@ def _is_orphan(entry: Partition, found: dict[Week, Partition]) -> bool:
     if entry.state is not PartitionState.LIVE or before is None:
         return False
     if before.state is not PartitionState.DAMAGED:
+        if before.successor != entry.week and entry.written:  # it was live: whoever put the other file there was wrong
+            raise PartitionDamagedError(
+                f"{entry.path} took over from {before.week} and was written to, but {before.path} does not name it: "
+                f"bring back the {before.week} that does, such as it was before a copy replaced it",
+                path=before.path,
+                reason="it does not name its successor",
+            )
         return before.successor != entry.week
     if not entry.written:
         raise PartitionDamagedError(

@@ -1,6 +1,6 @@
 """What the domain may do: users, bets and the ledger, as commands that an engine executes whole or not at all."""
 
-from betcore_async.stores.audit_report import AuditReport, Violation
+from betcore_async.stores.audit_report import AuditReport, Unchecked, Violation
 from betcore_async.stores.bets import BetStore, NewBet
 from betcore_async.stores.commands import CellSettlement
 from betcore_async.stores.engine import LedgerEngine
@@ -19,6 +19,7 @@ __all__ = [
     "LedgerStore",
     "NewBet",
     "SQLiteLedger",
+    "Unchecked",
     "UserStore",
     "Violation",
 ]

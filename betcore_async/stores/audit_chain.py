@@ -2,9 +2,11 @@
 
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 
 from betcore_async.partitions.chain import NOTHING, ChainLink, hash_of, head, links
+from betcore_async.stores.audit_rules import Found
 
 HOLDS, GOES_ON = "the chain holds its entries", "the chain goes on from the week before"
 
@@ -16,52 +18,91 @@ ORDER BY position
 """
 
 _WITHIN = """
-SELECT position
+SELECT id, position
 FROM {schema}.ledger_entries
 WHERE position > ? AND position <= ?
 ORDER BY position
 """
 
-Found = tuple[str, str, str]
-"""Rule, subject and detail of a violation."""
+_OUTSIDE = """
+SELECT count(*)
+FROM {schema}.ledger_entries
+WHERE ref_type <> 'carry_forward' AND position <= (SELECT upto FROM {schema}.ledger_chain WHERE seq = 0)
+"""
 
 
-def faults(raw: sqlite3.Connection, schema: str, before: str | None, *, most: int) -> list[Found]:
-    """Return what is wrong with the chain of an attached week, at most `most` faults inside it.
+def start(raw: sqlite3.Connection, before: str | None) -> bytes:
+    """Return the hash with which a week has to begin; `before` is the one before it, None where there never was one."""
+    return (NOTHING if before is None else head(raw, before)).hash
 
-    `before` is the schema of the week before it, None where there is none to look at.
+
+def faults(raw: sqlite3.Connection, schema: str, start: bytes | None, *, most: int) -> list[Found]:
+    """Return what is wrong with the chain of an attached week, at most `most` faults inside it, and one at its start.
+
+    `start` is the hash with which it has to begin; None where nobody knows.
     """
-    found = [(HOLDS, subject, detail) for subject, detail in islice(_broken_links(raw, schema), most)]
-    if before is not None and (first := _beginning(raw, schema)) != (last := head(raw, before).hash):
-        found.append((GOES_ON, "link 0", f"it begins at {first.hex()}, the week before ended at {last.hex()}"))
+    found = list(islice(_broken_links(raw, schema, start), most))
+    first = next(links(raw, schema), NOTHING)
+    begins = first.hash if first.seq == 0 else NOTHING.hash
+    if start is not None and begins != start:
+        ended = f"the week before ended at {start.hex()}" if any(start) else "nothing is before it"
+        found.append(Found(GOES_ON, "ledger_chain", "link 0", f"it begins at {begins.hex()}, {ended}"))
     return found
 
 
-def _broken_links(raw: sqlite3.Connection, schema: str) -> Iterator[tuple[str, str]]:
-    """Compare each link with what the stored one before it gives: so one fault is told once, and where it is."""
-    last = NOTHING
+def entries_outside(raw: sqlite3.Connection, schema: str) -> int:
+    """Return how many entries are older than the chain: no link holds them. Openings are not counted."""
+    count: int = raw.execute(_OUTSIDE.format(schema=schema)).fetchone()[0]
+    return count
+
+
+def _broken_links(raw: sqlite3.Connection, schema: str, start: bytes | None) -> Iterator[Found]:
+    """Compare each link with what the stored one before it gives: so one fault is told once, and where it is.
+
+    Where the link behind a wrong one fits the hash that this should have had, its entries are as they were.
+    """
+    last, should_be, fault = NOTHING, None, None
     for link in links(raw, schema):
-        if link.seq > 0:
-            if link.seq != last.seq + 1:
-                yield f"link {last.seq + 1}", f"is missing, link {link.seq} comes next"
-            elif (computed := hash_of(raw, schema, last, link.upto)) != link.hash:
-                yield f"link {link.seq}", _difference(raw, schema, last, link, computed)
+        fits = should_be is not None and hash_of(raw, schema, replace(last, hash=should_be), link.upto) == link.hash
+        if fault is not None:
+            yield fault if should_be is None or not fits else _forged(last, should_be)
+        should_be, fault = None, None
+        if link.seq == 0:
+            should_be = start if start != link.hash else None  # told by `faults`
+        elif link.seq != last.seq + 1:
+            yield Found(HOLDS, "ledger_chain", f"link {last.seq + 1}", f"is missing, link {link.seq} comes next")
+        elif not fits and (given := hash_of(raw, schema, last, link.upto)) != link.hash:
+            should_be, fault = given, _difference(raw, schema, last, link, given)
         last = link
+    if fault is not None:
+        yield fault
     for identifier, position in raw.execute(_BEHIND.format(schema=schema), (last.upto,)):
-        yield identifier, f"entry {position} is outside of the chain, which ends at entry {last.upto}"
+        detail = f"entry {position} is outside of the chain, which ends at entry {last.upto}"
+        yield Found(HOLDS, "ledger_entries", identifier, detail)
 
 
-def _difference(raw: sqlite3.Connection, schema: str, last: ChainLink, link: ChainLink, computed: bytes | None) -> str:
+def _difference(raw: sqlite3.Connection, schema: str, last: ChainLink, link: ChainLink, given: bytes | None) -> Found:
+    """Say as precisely as one hash allows which entry it is: the missing one, the only one, or the range."""
     expected = last.upto + 1
-    for (position,) in raw.execute(_WITHIN.format(schema=schema), (last.upto, link.upto)):
+    for identifier, position in raw.execute(_WITHIN.format(schema=schema), (last.upto, link.upto)):
         if position != expected:
             break
+        if given is not None and expected == link.upto == last.upto + 1:
+            told = f"link {link.seq} of entry {position} is {link.hash.hex()}, it gives {given.hex()}"
+            return Found(HOLDS, "ledger_entries", identifier, told)
         expected += 1
-    if expected <= link.upto or computed is None:
-        return f"holds entries {last.upto + 1} to {link.upto}, but entry {expected} is missing"
-    return f"of entries {last.upto + 1} to {link.upto} is {link.hash.hex()}, they give {computed.hex()}"
+    if given is None or expected <= link.upto:
+        return _missing(last, link, expected)
+    first = last.upto + 1
+    told = f"of entries {first} to {link.upto} is {link.hash.hex()}, they give {given.hex()}"
+    return Found(HOLDS, "ledger_entries", f"link {link.seq}", told, (first, link.upto))
 
 
-def _beginning(raw: sqlite3.Connection, schema: str) -> bytes:
-    first = next(links(raw, schema), NOTHING)
-    return first.hash if first.seq == 0 else NOTHING.hash
+def _missing(last: ChainLink, link: ChainLink, position: int) -> Found:
+    told = f"holds entries {last.upto + 1} to {link.upto}, but entry {position} is missing"
+    return Found(HOLDS, "ledger_entries", f"link {link.seq}", told, (position, position))
+
+
+def _forged(link: ChainLink, given: bytes) -> Found:
+    told = f"is {link.hash.hex()}, its entries and the next link give {given.hex()}"
+    return Found(HOLDS, "ledger_chain", f"link {link.seq}", told)

@@ -27,6 +27,17 @@ FROM {{schema}}.bets
 WHERE {bets} AND placed_at >= (SELECT starts_at FROM {{schema}}.partition_meta)
 """
 
+_ROW = """
+SELECT 'bets', id
+FROM {schema}.bets
+WHERE id = :id
+UNION ALL
+SELECT 'ledger_entries', id
+FROM {schema}.ledger_entries
+WHERE ref_id = :id
+LIMIT 1
+"""
+
 _OLD = f"""{_USED.format(entries="ref_id > :after AND ref_id < :least", bets="id > :after AND id < :least")}
 ORDER BY id
 LIMIT :most
@@ -46,3 +57,10 @@ def used(raw: sqlite3.Connection, schema: str, ids: Iterable[str]) -> list[str]:
     """Return those of `ids` that an attached week used."""
     rows = raw.execute(_THERE.format(schema=schema), {"ids": json.dumps(list(ids))})
     return [row[0] for row in rows]
+
+
+def row_of(raw: sqlite3.Connection, schema: str, identifier: str) -> tuple[str, str]:
+    """Return table and id of the row that used an id: a bet, where there is one, else a ledger entry."""
+    rows = raw.execute(_ROW.format(schema=schema), {"id": identifier})
+    table, row_id = rows.fetchone() or ("ledger_entries", identifier)
+    return table, row_id

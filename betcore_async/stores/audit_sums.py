@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from betcore_async.partitions.week import Week
-from betcore_async.stores.audit_rules import BET_SUMS, ENTRY_SUMS, USER_SUMS
+from betcore_async.stores.audit_accounts import Accounts
 
 _FROM_OUTSIDE = {"opening": ("opened", 1), "deposit": ("deposited", 1), "withdrawal": ("withdrawn", -1)}
 
@@ -47,27 +47,34 @@ class WeekSums:
 _FLOWS = ("bets", "entries", "opened", "deposited", "withdrawn", "staked", "paid", "refunded")
 
 
-def sums_of(raw: sqlite3.Connection, schema: str, predecessor: Week | None) -> WeekSums:
-    """Return the sums of an attached week."""
-    flows: Counter[str] = Counter()
-    carried = 0
-    for kind, count, high, low in raw.execute(ENTRY_SUMS.format(this=schema)):
-        amount = _whole(high, low)
-        if kind == "carry_forward":
-            carried = amount
-            continue
-        flows["entries"] += count
-        if kind in _FROM_OUTSIDE:
-            name, sign = _FROM_OUTSIDE[kind]
-            flows[name] += amount * sign
-    for status, placed_here, count, high, low, paid_high, paid_low in raw.execute(BET_SUMS.format(this=schema)):
-        amount = _whole(high, low)
-        flows["bets"] += count * placed_here
-        flows["staked"] += amount * placed_here * (status != "insufficient_funds")
-        flows["paid"] += _whole(paid_high, paid_low)
-        flows["refunded"] += amount * (status == "cancelled")
-    users, high, low = raw.execute(USER_SUMS.format(this=schema)).fetchone()
-    return WeekSums(predecessor, users, carried, _whole(high, low), flows)
+# Sums in two halves of 32 bits: SQLite's sum() refuses to go beyond 64, and many users may bet more than that.
+_BETS = """
+SELECT
+    count(*) FILTER (WHERE here),
+    sum(amount >> 32) FILTER (WHERE here AND status <> 'insufficient_funds'),
+    sum(amount & 4294967295) FILTER (WHERE here AND status <> 'insufficient_funds'),
+    sum(payout_amount >> 32),
+    sum(payout_amount & 4294967295),
+    sum(amount >> 32) FILTER (WHERE status = 'cancelled'),
+    sum(amount & 4294967295) FILTER (WHERE status = 'cancelled')
+FROM (
+    SELECT status, amount, payout_amount, placed_at >= starts_at AS here
+    FROM {schema}.bets
+    CROSS JOIN {schema}.partition_meta
+)
+"""
+
+
+def sums_of(raw: sqlite3.Connection, schema: str, accounts: Accounts, predecessor: Week | None) -> WeekSums:
+    """Return the sums of an attached week, whose accounts were walked."""
+    carried = accounts.amounts["carry_forward"]
+    flows = Counter({"entries": accounts.entries.total() - accounts.entries["carry_forward"]})
+    for kind, (name, sign) in _FROM_OUTSIDE.items():
+        flows[name] = accounts.amounts[kind] * sign
+    bets, *halves = (half or 0 for half in raw.execute(_BETS.format(schema=schema)).fetchone())
+    staked, paid, refunded = ((high << 32) + low for high, low in zip(halves[::2], halves[1::2], strict=True))
+    flows.update(bets=bets, staked=staked, paid=paid, refunded=refunded)
+    return WeekSums(predecessor, accounts.users, carried, accounts.held, flows)
 
 
 def add_up(weeks: Mapping[Week, WeekSums]) -> dict[str, int]:
@@ -82,7 +89,3 @@ def add_up(weeks: Mapping[Week, WeekSums]) -> dict[str, int]:
     money_out = sum(sums.went_out + sums.held * (week not in handed_on) for week, sums in weeks.items())
     ends = {"weeks": len(weeks), "users": last.users if last else 0, "held": last.held if last else 0}
     return ends | flows | {"money_in": money_in, "money_out": money_out}
-
-
-def _whole(high: int, low: int) -> int:
-    return (high << 32) + low

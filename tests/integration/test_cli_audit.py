@@ -1,8 +1,10 @@
 """`betcore audit` as its users run it: a verdict for people and for programs, and an exit status."""
 
+import contextlib
 import json
 import os
 import pty
+import sqlite3
 import subprocess
 
 import pytest
@@ -38,6 +40,7 @@ def test_books_that_are_right_are_said_to_be_so(story):
     folder, _ = story
     result, verdict = audit(folder, "--json")
     assert (result.status, verdict["ok"], verdict["first"], verdict["violations"]) == (0, True, None, [])
+    assert verdict["unchecked"] == []
     assert verdict["counts"]["weeks"] == 2
     assert verdict["counts"]["money_in"] == verdict["counts"]["money_out"] == 1_190
     assert verdict["seconds"] > 0
@@ -45,6 +48,13 @@ def test_books_that_are_right_are_said_to_be_so(story):
     assert (told.status, told.out.split(":")[0]) == (0, "all adds up")
     elsewhere = betcore("audit", folder, folder="/")
     assert elsewhere.status == 0
+
+
+def rows(violation):
+    """The ids of the entries to which a violation points."""
+    with contextlib.closing(sqlite3.connect(f"file:{violation['file']}?mode=ro", uri=True)) as raw:
+        sql = "SELECT id FROM ledger_entries WHERE position BETWEEN ? AND ?"
+        return [row[0] for row in raw.execute(sql, violation["positions"])]
 
 
 FAULTS = {
@@ -70,6 +80,7 @@ FAULTS = {
         "carried",
     ),
     "a lost carry-forward": (SECOND, "DELETE FROM ledger_entries WHERE ref_type = 'carry_forward'", "user"),
+    "a broken chain": (FIRST, "UPDATE ledger_chain SET hash = zeroblob(32) WHERE seq = 2", "link 2"),
 }
 
 
@@ -82,9 +93,14 @@ def test_each_fault_is_told_with_its_first_wrong_row_and_status_one(story, name)
     assert (result.status, verdict["ok"]) == (1, False)
     assert verdict["first"] == verdict["violations"][0]
     assert verdict["first"]["week"] == week
-    assert {"rule", "subject", "detail"} < set(verdict["first"])
+    for violation in verdict["violations"]:
+        assert {"week", "rule", "subject", "detail", "file", "table", "positions"} == set(violation)
+        violation["file"] = folder.parent / violation["file"]
+        assert violation["file"] == path_of(folder, violation["week"])
+        entries = [] if violation["table"] != "ledger_entries" else rows(violation)
+        assert violation["positions"] is None or violation["subject"] in {*entries, "link 2", "link 3"}
     if subject:
-        assert ids[subject] in {violation["subject"] for violation in verdict["violations"]}
+        assert ids.get(subject, subject) in {violation["subject"] for violation in verdict["violations"]}
     told, _ = audit(folder)
     assert told.status == 1
     assert verdict["first"]["rule"] in told.out

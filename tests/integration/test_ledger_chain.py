@@ -166,12 +166,22 @@ FAULTS = {
             "UPDATE ledger_entries SET position = 4 WHERE position = 5",
             "UPDATE ledger_entries SET position = 5 WHERE position = -4",
         ),
-        [(HOLDS, THIRD, "link 1", "they give"), (HOLDS, THIRD, "link 2", "they give")],
+        [(HOLDS, THIRD, None, "link 1 of entry 4"), (HOLDS, THIRD, None, "link 2 of entry 5")],
     ),
     "a forged link": (
         THIRD,
         "UPDATE ledger_chain SET hash = randomblob(32) WHERE seq = 3",
-        [(HOLDS, THIRD, "link 3", "they give"), (HOLDS, THIRD, "link 4", "they give")],
+        [(HOLDS, THIRD, "link 3", "its entries and the next link give")],
+    ),
+    "the last link forged": (
+        THIRD,
+        "UPDATE ledger_chain SET hash = randomblob(32) WHERE seq = 5",
+        [(HOLDS, THIRD, None, "link 5 of entry 8")],
+    ),
+    "a group forged up to its link": (
+        THIRD,
+        (EDIT.format(5), "UPDATE ledger_chain SET hash = randomblob(32) WHERE seq = 2"),
+        [(HOLDS, THIRD, None, "link 2 of entry 5"), (HOLDS, THIRD, None, "link 3 of entry 6")],
     ),
     "a link taken out": (THIRD, "DELETE FROM ledger_chain WHERE seq = 3", [(HOLDS, THIRD, "link 3", "is missing")]),
     "the last link taken out": (
@@ -192,7 +202,21 @@ FAULTS = {
     "a week that begins elsewhere": (
         SECOND,
         "UPDATE ledger_chain SET hash = zeroblob(32) WHERE seq = 0",
-        [(HOLDS, SECOND, "link 1", "they give"), (GOES_ON, SECOND, "link 0", "it begins at 00000000")],
+        [(GOES_ON, SECOND, "link 0", "it begins at 00000000")],
+    ),
+    "a first week that begins elsewhere": (
+        FIRST,
+        "INSERT INTO ledger_chain SELECT 0, 0, hash FROM ledger_chain WHERE seq = 3",
+        [(GOES_ON, FIRST, "link 0", "nothing is before it")],
+    ),
+    "the first links of a first week melted into its beginning": (
+        FIRST,
+        (
+            "DELETE FROM ledger_chain WHERE seq < 3",
+            "UPDATE ledger_chain SET seq = seq - 3",
+            "UPDATE ledger_entries SET metadata = '{}' WHERE position = 1",
+        ),
+        [(GOES_ON, FIRST, "link 0", "nothing is before it")],
     ),
     "the beginning of a week taken out": (
         SECOND,
@@ -248,7 +272,8 @@ async def test_a_ledger_from_before_the_chain_begins_it_where_it_is_migrated(tmp
     assert [row[:2] for row in rows(tmp_path, SECOND, LINKS)] == [(0, 2), (1, 3)]
     with by_hand(path_of(tmp_path, SECOND)) as raw:
         raw.execute("UPDATE ledger_entries SET metadata = '{}' WHERE amount = 6")
-    assert [fault[:3] for fault in await broken(tmp_path)] == [(HOLDS, SECOND, "link 1")]
+    ((rule, week, _, detail),) = await broken(tmp_path)
+    assert (rule, week, detail[:17]) == (HOLDS, SECOND, "link 1 of entry 3")
 
 
 @pytest.mark.parametrize("sql", ["UPDATE ledger_chain SET upto = 0", "DELETE FROM ledger_chain"])

@@ -128,6 +128,21 @@ async def test_a_live_week_is_not_taken_for_an_orphan_when_the_week_before_is_da
             await it.manager.count_bets(*ALWAYS)
 
 
+async def test_a_live_week_is_kept_when_an_older_copy_takes_the_place_of_the_week_before(weeks, tmp_path):
+    path, copy, aside = weeks / f"bets-{W[2]}.db", tmp_path / "copy", tmp_path / "aside"
+    shutil.copy(path, copy)
+    async with platform(weeks, W[2]) as it:
+        await it.next_week()
+        user = await it.users.create("0xdef", 5)
+    path.rename(aside)
+    shutil.copy(copy, path)
+    with pytest.raises(PartitionDamagedError, match=f"does not name it: bring back the {W[2]}"):
+        await manager_for(weeks, ManualClock(W[3].start)).open()
+    aside.rename(path)
+    async with platform(weeks, W[3]) as it:
+        assert await it.users.get(user.id) == user
+
+
 def cut_while_writing(path: Path) -> None:
     """Leave behind what a process does that is killed while it takes a sealed week out of WAL mode: a hot journal."""
     path.chmod(0o600)
