@@ -1,8 +1,9 @@
 """Which weekly files a time range reaches, and what part of each. Pure."""
 
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import pairwise
 
@@ -46,11 +47,11 @@ def plan(partitions: Catalog, start: datetime, end: datetime, *, allow_partial: 
     if last < first:
         raise ModelError(f"the range ends ({end}) before it starts ({start})", field="end")
     known = timeline(partitions)
-    spans = tuple(
-        Span(entry, max(first, entry.week.starts_at), min(last, entry.week.ends_at))
-        for entry in known.readable
-        if entry.week.starts_at < last and entry.week.ends_at > first
-    )
+    spans = known.spans[bisect_right(known.ends, first) : bisect_left(known.starts, last)]
+    if spans and spans[0].start < first:
+        spans = (replace(spans[0], start=first), *spans[1:])
+    if spans and spans[-1].end > last:
+        spans = (*spans[:-1], replace(spans[-1], end=last))
     # What was before the oldest week that is known of is lost with it.
     missing = tuple(
         week
@@ -91,6 +92,10 @@ class Timeline:
     """The files that can be read, oldest first."""
     place: Mapping[str, int]
     """Where each of them stands, by the name of its week."""
+    spans: tuple[Span, ...]
+    """All of each of them."""
+    starts: tuple[int, ...]
+    ends: tuple[int, ...]
     missing: tuple[Week, ...]
     before_all: Week | None
     """The week before the oldest one that is known."""
@@ -107,7 +112,16 @@ def timeline(partitions: Catalog) -> Timeline:
     chain = _chain(partitions)
     files = tuple(entry for entry in chain if entry.state is not PartitionState.ARCHIVED)
     place = {entry.week.name: number for number, entry in enumerate(files)}
-    found = Timeline(files, place, tuple(_missing(chain)), chain[0].predecessor if chain else None)
+    spans = tuple(Span(entry, entry.week.starts_at, entry.week.ends_at) for entry in files)
+    found = Timeline(
+        files,
+        place,
+        spans,
+        tuple(span.start for span in spans),
+        tuple(span.end for span in spans),
+        tuple(_missing(chain)),
+        chain[0].predecessor if chain else None,
+    )
     _timelines.append((partitions, found))
     return found
 
@@ -148,8 +162,3 @@ def _between(first: Week, after: Partition) -> Iterator[Week]:
         if week >= last:
             return
         week = week.next()
-
-
-def holders(partitions: Catalog, week: Week) -> list[Partition]:
-    """Return the files after `week`, oldest first: where a bet that was open at its end may have gone."""
-    return [entry for entry in readable(partitions) if entry.week > week]

@@ -12,7 +12,7 @@ from betcore_async.clock import to_microseconds
 from betcore_async.errors import ModelError, PartitionDamagedError, PartitionMissingError
 from betcore_async.partitions.catalog import Partition, sort_out
 from betcore_async.partitions.meta import PartitionState
-from betcore_async.partitions.plan import holders, known_missing, plan
+from betcore_async.partitions.plan import known_missing, plan
 from betcore_async.partitions.week import Week
 
 LIVE, SEALED, DAMAGED = PartitionState.LIVE, PartitionState.SEALED, PartitionState.DAMAGED
@@ -111,11 +111,6 @@ def test_a_foreign_file_outside_the_chain_is_not_missed():
     strange = Week("2030-W01")
     catalog = chain(*W[:3]) | {strange: damaged(strange), Week("2020-W01"): damaged(Week("2020-W01"))}
     assert plan(catalog, *ALWAYS, allow_partial=False).missing == ()
-
-
-def test_holders_are_the_readable_files_after_a_week():
-    catalog = chain(*W[:4]) | {W[2]: damaged(W[2])}
-    assert [entry.week for entry in holders(catalog, W[0])] == [W[1], W[3]]
 
 
 # Which file is live
