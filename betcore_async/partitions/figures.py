@@ -17,11 +17,16 @@ _MONDAY = 345_600_000_000 - 100_000 * _WEEK
 
 _HOME = f"placed_at - (placed_at - ({_MONDAY})) % {_WEEK}"
 
-# Sums of amounts near 2^63 would overflow: their upper and lower halves are added up apart.
-SUMS = (
-    "count(*), coalesce(sum(amount >> 32), 0), coalesce(sum(amount & 4294967295), 0), "
-    "coalesce(sum(payout_amount >> 32), 0), coalesce(sum(payout_amount & 4294967295), 0)"
-)
+
+def sums_where(condition: str = "") -> str:
+    """Return the columns that `Sums.from_row` reads, over all rows or those that meet a condition."""
+    # Sums of amounts near 2^63 would overflow: their upper and lower halves are added up apart.
+    halves = ("amount >> 32", "amount & 4294967295", "payout_amount >> 32", "payout_amount & 4294967295")
+    chosen = f" FILTER (WHERE {condition})" if condition else ""
+    return ", ".join((f"count(*){chosen}", *(f"coalesce(sum({half}){chosen}, 0)" for half in halves)))
+
+
+SUMS = sums_where()
 
 _BY_HOME = f"SELECT {_HOME} AS home, status, {SUMS} FROM bets GROUP BY home, status"
 
@@ -29,13 +34,6 @@ _CARRIED_BY_HOME = f"""
 SELECT {_HOME} AS home, status, {SUMS}
 FROM bets
 WHERE rowid <= ? AND placed_at < (SELECT starts_at FROM partition_meta)
-GROUP BY home, status
-"""
-
-_OF_USER_BY_HOME = f"""
-SELECT {_HOME} AS home, status, {SUMS}
-FROM bets
-WHERE user_id = ? AND placed_at >= ? AND placed_at < ?
 GROUP BY home, status
 """
 
@@ -128,11 +126,6 @@ def last_carried(raw: sqlite3.Connection) -> int:
 def count_carried(raw: sqlite3.Connection, last: int) -> Figures:
     """Count the bets of a file that were carried over, all of which lie up to the rowid `last`."""
     return Figures(_grouped(raw.execute(_CARRIED_BY_HOME, (last,))), last)
-
-
-def count_of_user(raw: sqlite3.Connection, user_id: str, start: int, end: int) -> Figures:
-    """Count the bets of a user in a file that were placed in [start, end)."""
-    return Figures(_grouped(raw.execute(_OF_USER_BY_HOME, (user_id, start, end))), 0)
 
 
 def _grouped(rows: Iterable[tuple[int, ...]]) -> dict[int, Standing]:

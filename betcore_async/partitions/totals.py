@@ -9,11 +9,12 @@ because a week between them is not here, the bets are looked up one by one after
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from betcore_async.models import Bet, BetStatus
 from betcore_async.partitions.bets import by_id, complete
 from betcore_async.partitions.catalog import Partition
-from betcore_async.partitions.figures import NOBODY, SUMS, Standing, Sums
+from betcore_async.partitions.figures import NOBODY, NOTHING, SUMS, Standing, Sums, sums_where
 from betcore_async.partitions.plan import Span
 from betcore_async.partitions.week import Week
 from betcore_async.partitions.weeks import Weeks
@@ -21,12 +22,22 @@ from betcore_async.partitions.weeks import Weeks
 _OPEN = "status IN ('pending', 'confirmed')"
 _WINDOW = "placed_at >= :start AND placed_at < :end"
 _OF_USER = "AND user_id = :user_id"  # `:user_id IS NULL OR …` would keep SQLite from using the index of the user's bets
+_AS = "(:status IS NULL OR status = :status)"
 
 # Sorting by status would double the time, so what is decided is one sum; what is open has a small index of its own.
-_DECIDED = f"SELECT {SUMS} FROM bets WHERE {_WINDOW} AND NOT ({_OPEN}) AND (:status IS NULL OR status = :status)"
+_DECIDED = f"SELECT {SUMS} FROM bets WHERE {_WINDOW} AND NOT ({_OPEN}) AND {_AS}"
 _STILL_OPEN = f"SELECT status, {SUMS} FROM bets WHERE {_WINDOW} AND {_OPEN} GROUP BY status"
 _CARRIED = f"SELECT status, {SUMS} FROM bets WHERE {_WINDOW} AND rowid <= :last GROUP BY status"
 _LEFT_OPEN = f"SELECT id FROM bets WHERE {_WINDOW} AND {_OPEN}"
+
+_OF_USER_IN_FILE = f"""
+SELECT count(*) FILTER (WHERE placed_at < :week), count(*) FILTER (WHERE {_OPEN}), {{decided}}
+FROM bets
+WHERE {_WINDOW} {_OF_USER}
+"""
+_DECIDED_OF_USER = _OF_USER_IN_FILE.format(decided=sums_where(f"NOT ({_OPEN})"))
+_DECIDED_OF_USER_AS = _OF_USER_IN_FILE.format(decided=sums_where(f"status = :status AND NOT ({_OPEN})"))
+_OPEN_OF_USER = f"SELECT {SUMS} FROM bets WHERE {_WINDOW} {_OF_USER} AND {_OPEN} AND {_AS}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +63,41 @@ StandingIn = Callable[[Partition], Standing]
 
 def totals(weeks: Weeks, spans: Sequence[Span], query: TotalsQuery) -> BetTotals:
     """Return count and sums over the spans, each bet with its latest outcome."""
-    count = amount = payout = 0
-    for span in spans:
-        found = _of_span(weeks, span, spans, query)
-        count, amount, payout = count + found.count, amount + found.amount, payout + found.payout
-    return BetTotals(count, amount, payout, tuple(sorted(weeks.missing)))
+    total = None if query.user_id is None else _of_user(weeks, spans, query)
+    if total is None:
+        total = sum((_of_span(weeks, span, query) for span in spans), NOTHING)
+    return BetTotals(total.count, total.amount, total.payout, tuple(sorted(weeks.missing)))
 
 
-def _of_span(weeks: Weeks, span: Span, spans: Sequence[Span], query: TotalsQuery) -> Sums:
-    standing_in = _standing(weeks, span, spans, query)
-    if standing_in is None:
+def _of_user(weeks: Weeks, spans: Sequence[Span], query: TotalsQuery) -> Sums | None:
+    """Add up a user's bets file by file; None where files between them are not here, which may have decided some."""
+    if not spans:
+        return NOTHING
+    sql = _DECIDED_OF_USER if query.status is None else _DECIDED_OF_USER_AS
+    values = _values(Span(spans[0].partition, spans[0].start, spans[-1].end), query)
+    total, left, before = NOTHING, 0, spans[0].partition.predecessor
+    files = [span.partition for span in spans]
+    for number, file in enumerate(chain(files, weeks.after(files[-1].week)), start=1):
+        row = weeks.raw(file).execute(sql, values | {"week": file.week.starts_at}).fetchone()
+        if file.predecessor != before or row[0] != left:
+            return None
+        total, left, before = total + Sums.from_row(row[2:]), row[1], file.week
+        if number >= len(files) and not left:
+            return total
+    return total + Sums.from_row(weeks.raw(file).execute(_OPEN_OF_USER, values).fetchone())
+
+
+def _of_span(weeks: Weeks, span: Span, query: TotalsQuery) -> Sums:
+    week = span.partition.week
+    if query.user_id is not None:
+        return _one_by_one(weeks, span, query)
+    if span.partition.successor is None or (span.start, span.end) != (week.starts_at, week.ends_at):
         return _part_of_week(weeks, span, query)
-    first = standing_in(span.partition)
+    first = weeks.figures(span.partition).of_week(week.starts_at)
+
+    def standing_in(holder: Partition) -> Standing:
+        return weeks.figures(holder).of_week(week.starts_at)
+
     return _followed(weeks, span, query, standing_in, total=first.decided_as(query.status), left=first)
 
 
@@ -80,17 +114,6 @@ def _followed(
         if not left.open:
             break
     return total + left.open_as(query.status) if left.open else total
-
-
-def _standing(weeks: Weeks, span: Span, spans: Sequence[Span], query: TotalsQuery) -> StandingIn | None:
-    """Return how to look up what the span comes to in a file; None where there are no figures of it."""
-    week, user_id = span.partition.week, query.user_id
-    if user_id is not None:
-        start, end = spans[0].start, spans[-1].end
-        return lambda file: weeks.figures_of_user(file, user_id, start, end).of_week(week.starts_at)
-    if span.partition.successor is not None and (span.start, span.end) == (week.starts_at, week.ends_at):
-        return lambda file: weeks.figures(file).of_week(week.starts_at)
-    return None
 
 
 def _part_of_week(weeks: Weeks, span: Span, query: TotalsQuery) -> Sums:

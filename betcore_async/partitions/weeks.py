@@ -26,7 +26,7 @@ class Weeks:
         self._allow_partial = allow_partial
         self._cache = cache
         self._known = timeline(catalog)
-        self._figures: dict[str, Figures] = {}  # by week; of all users, or of the one the question is about
+        self._figures: dict[str, Figures] = {}  # by week
 
     @property
     def newest(self) -> Partition:
@@ -64,14 +64,6 @@ class Weeks:
         found = self._figures.get(partition.week.name)
         if found is None:
             found = self._sealed(partition) if partition.state is PartitionState.SEALED else self._carried(partition)
-            self._figures[partition.week.name] = found
-        return found
-
-    def figures_of_user(self, partition: Partition, user_id: str, start: int, end: int) -> Figures:
-        """Return what the bets of one user in a file come to that were placed in [start, end)."""
-        found = self._figures.get(partition.week.name)
-        if found is None:
-            found = figures.count_of_user(self.scanner.handle(partition).raw, user_id, start, end)
             self._figures[partition.week.name] = found
         return found
 

@@ -471,6 +471,20 @@ async def test_an_outcome_in_a_missing_week_is_not_guessed(long):
     assert (await long.manager.sum_bets(W[0].start, W[0].end)).payout == 200
 
 
+async def test_as_many_bets_carried_over_as_were_left_open_does_not_hide_that_they_are_others(tmp_path):
+    async with platform(tmp_path / "data") as it:
+        user = await it.users.create("0xabc", 1000)
+        first = await it.bets.place(user.id, "cell", 10, 2.0)
+        await it.next_week()
+        await it.bets.settle(first.id, won=True)  # in the week that will be away, where another bet is left open
+        await it.bets.place(user.id, "cell", 20, 2.0)
+        await it.next_week()
+        await it.manager.detach_partition(W[1])
+        for chosen in ({}, {"user_id": user.id}):
+            totals = await it.manager.sum_bets(*ALWAYS, **chosen, allow_partial=True)
+            assert totals == BetTotals(1, 10, 0, (W[1],))
+
+
 async def test_a_week_that_somebody_took_away_is_missing_and_no_error_of_sqlite(long):
     long.file(W[1]).unlink()
     with pytest.raises(PartitionMissingError) as caught:
