@@ -29,6 +29,7 @@ from betcore_async.partitions.archive_steps import (
 )
 from betcore_async.partitions.archive_store import ArchiveStore
 from betcore_async.partitions.catalog import Partition
+from betcore_async.partitions.files import ARCHIVE
 from betcore_async.partitions.handles import Identity
 from betcore_async.partitions.info import PartitionInfo, describe
 from betcore_async.partitions.meta import PartitionState
@@ -234,7 +235,7 @@ class PartitionArchive(PartitionRouter):
     async def _archiving(self) -> AsyncIterator[None]:
         """Hold the archive lock: one week goes or comes at a time, in all processes; starts with a fresh look."""
         self._opened()
-        async with self._archive_turn, self._family.alone(self._database.busy_timeout, archiving=True):
+        async with self._archive_turn, self._family.alone(self._database.busy_timeout, ARCHIVE):
             await self._remove_leftovers()
             await self._refresh()
             yield
@@ -242,7 +243,7 @@ class PartitionArchive(PartitionRouter):
     async def _tidy_up(self) -> None:
         """Remove what a killed restore left behind, unless one is going on."""
         with contextlib.suppress(BusyTimeoutError):
-            async with self._family.alone(timedelta(0), archiving=True):
+            async with self._family.alone(timedelta(0), ARCHIVE):
                 await self._remove_leftovers()
 
     async def _remove_leftovers(self) -> None:

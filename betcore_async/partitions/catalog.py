@@ -237,7 +237,7 @@ def _no_live_week(kept: dict[Week, Partition]) -> PartitionDamagedError:
     )
 
 
-def clean(family: Family, discovery: Discovery) -> None:
-    """Remove staging leftovers and orphans. Only for who holds the family's lock."""
-    for path in (*family.staging_files(), *discovery.orphans):
+def clean(family: Family, discovery: Discovery, *, staging: bool) -> None:
+    """Remove orphans, for who holds the folder's lock; with `staging` also what no rotation is building any more."""
+    for path in (*(family.staging_files() if staging else ()), *discovery.orphans):
         remove(path)

@@ -19,6 +19,12 @@ from betcore_async.errors import DatabaseError, ModelError
 from betcore_async.partitions.week import Week
 from betcore_async.sqlite.retry import backoff, busy_timeout
 
+FOLDER, ROTATION, ARCHIVE = ".lock", ".rotation.lock", ".archive.lock"
+"""Locks of a family. The first is for what changes which files there are, and is held for moments; the others are for
+work that lasts. Who wants two takes the first last, or does not wait."""
+
+_DOING = {FOLDER: "opening or rotating", ROTATION: "rotating", ARCHIVE: "archiving or restoring weeks of"}
+
 _SIDE_FILES = ("-wal", "-shm", "-journal")
 
 
@@ -88,10 +94,8 @@ class Family:
             raise DatabaseError(f"cannot make the folder {self.folder}: {error.strerror}", path=self.folder) from error
 
     @contextlib.asynccontextmanager
-    async def alone(self, budget: timedelta, *, archiving: bool = False) -> AsyncIterator[None]:
-        """Hold the family's lock: of all start-ups and rotations, in all processes, one goes on at a time.
-
-        With `archiving` it is another lock, for work that lasts: no start and no rotation waits for that.
+    async def alone(self, budget: timedelta, lock: str = FOLDER) -> AsyncIterator[None]:
+        """Hold one of the family's locks: of all that need it, in all processes, one goes on at a time.
 
         It keeps them from cleaning up after each other; what must be exclusive for correctness is so by the write lock
         of the live file. The kernel frees it when its holder dies. Raises BusyTimeoutError once `budget` is spent.
@@ -99,14 +103,13 @@ class Family:
         started, attempts = monotonic(), 0
         while True:
             attempts += 1
-            with self.claim(".archive.lock" if archiving else ".lock") as held:
+            with self.claim(lock) as held:
                 if held:
                     yield
                     return
             waited = monotonic() - started
             if waited >= budget.total_seconds():
-                doing = "archiving or restoring weeks of" if archiving else "opening or rotating"
-                raise busy_timeout(f"{doing} {self.folder / self._stem}", waited, attempts)
+                raise busy_timeout(f"{_DOING[lock]} {self.folder / self._stem}", waited, attempts)
             await asyncio.sleep(backoff(attempts))
 
     @contextlib.contextmanager

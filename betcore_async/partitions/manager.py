@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import sqlite3
 from collections.abc import Callable, Iterable
+from datetime import timedelta
 from time import perf_counter
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
@@ -20,6 +21,7 @@ from betcore_async.errors import (
 )
 from betcore_async.partitions.archive import PartitionArchive
 from betcore_async.partitions.catalog import Partition, clean, discover
+from betcore_async.partitions.files import ROTATION
 from betcore_async.partitions.info import RotationReport
 from betcore_async.partitions.live import LiveFile, LiveWeek
 from betcore_async.partitions.meta import PartitionState
@@ -80,7 +82,7 @@ class PartitionManager(PartitionArchive):
         """Find the weekly files, clean up after a crash, bring them to the newest schema, open the live one.
 
         Raises PartitionDamagedError where no file can take writes, MigrationError for a schema that cannot be used,
-        DatabaseError for a folder that cannot, BusyTimeoutError while another process migrates or rotates for long.
+        DatabaseError for a folder that cannot, BusyTimeoutError while another process opens or migrates for long.
         """
         if self._opening or self._reading is not None:
             raise PartitionError("the partitions are open already")
@@ -242,12 +244,12 @@ class PartitionManager(PartitionArchive):
 
         Safe to call at any time, from any process: when there is nothing to do, or somebody else did it, the report
         says so. Raises RotationError for a week in the past, for a clock that is implausibly far ahead and where the
-        new file cannot be made; BusyTimeoutError while another process rotates or starts for longer than the busy
-        budget; CommitOutcomeUnknownError.
+        new file cannot be made; BusyTimeoutError while another process rotates, starts or migrates for longer than the
+        busy budget; CommitOutcomeUnknownError.
         """
         target = Week.of(self._clock()) if week is None else Week.parse(week)
         if target > self.current_week:
-            async with self._family.alone(self._database.busy_timeout):
+            async with self._family.alone(self._database.busy_timeout, ROTATION):
                 await self.read(lambda _: None)  # follows, where a rival was faster
                 live = self._writing().current
                 if target > live.week:
@@ -262,12 +264,13 @@ class PartitionManager(PartitionArchive):
     async def _rotate(self, live: LiveWeek, target: Week) -> RotationReport:
         started = perf_counter()
         step = Step(self._family, live.week, target, self._migrator.migrations, to_microseconds(self._clock()))
-        carried, blocked_since = await rotate(live.pool, step)
+        carried, blocked_since = await rotate(live.pool, step, self._database.busy_timeout)
         await self._follow(live)
         blocked = perf_counter() - blocked_since
         head = self._head
         with contextlib.suppress(BetcoreError, OSError):  # what is left now is removed by the next start
-            await self._at_desk(lambda: clean(self._family, discover(self._family, head)))
+            async with self._family.alone(timedelta(0)):
+                await self._at_desk(lambda: clean(self._family, discover(self._family, head), staging=True))
         return RotationReport(
             target,
             live.week,

@@ -7,7 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from betcore_async.errors import PartitionError
-from betcore_async.partitions.files import Family, publish, remove, sync
+from betcore_async.partitions.files import ARCHIVE, Family, publish, remove, sync
 from betcore_async.partitions.rotation import finalize, make_whole
 from betcore_async.partitions.week import Week
 from betcore_async.sqlite.connection import create_private
@@ -30,7 +30,7 @@ async def move_in(family: Family, week: Week, source: Path, budget: timedelta) -
         if not finalize(staging):
             raise PartitionError(f"cannot make a read-only file of {staging}", week=week, path=staging)
 
-    async with family.alone(budget, archiving=True):  # else a start would take the copy for a left-over
+    async with family.alone(budget, ARCHIVE):  # else a start would take the copy for a left-over
         try:
             await in_thread(copied)
             async with family.alone(budget):
@@ -50,7 +50,7 @@ async def move_out(family: Family, week: Week, target: Path, budget: timedelta) 
     """
     source = family.path_of(week)
     final = target / source.name if target.is_dir() else target
-    async with family.alone(budget, archiving=True), family.alone(budget):
+    async with family.alone(budget, ARCHIVE), family.alone(budget):
         try:
             await in_thread(lambda stop: _move(source, final, stop))
         except OSError as error:

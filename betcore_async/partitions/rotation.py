@@ -2,6 +2,7 @@
 
     1. staging file: schema at head; users, open bets and an opening of each ledger, copied from a snapshot   ┐ writers
     2. what was written meanwhile is brought along, twice, so that little is left                             ┘ go on
+       (before the second time the folder's lock is taken: starts, too, go on until then)
     3. BEGIN IMMEDIATE on the old file; it must still be live                                  ┐
     4. the rest is brought along; counts and sums are compared                                 │ writers
     5. sync, rename to its own name, sync the folder                                           │ wait
@@ -35,10 +36,6 @@ from betcore_async.sqlite.failures import translated
 from betcore_async.sqlite.pool import SQLitePool
 from betcore_async.tasks import finish
 
-CATCH_UPS = 2
-"""How often what was written meanwhile is brought along before writers have to wait. The copy takes long, the first of
-these a fraction of that; the second leaves no more than is written in moments."""
-
 
 def check_clock(target: Week, live: Week, limit: timedelta) -> None:
     """Refuse a week that the clock says and that lies further ahead than a downtime would explain."""
@@ -50,22 +47,26 @@ def check_clock(target: Week, live: Week, limit: timedelta) -> None:
         )
 
 
-async def rotate(pool: SQLitePool, step: Step) -> tuple[Carried, float]:
+async def rotate(pool: SQLitePool, step: Step, budget: timedelta) -> tuple[Carried, float]:
     """Build and publish the file of `step.successor`, and seal the live file, which is that of `pool`, in its favour.
 
-    For who holds the family's lock. Returns what was carried, and since when writers wait (`perf_counter`): they can go
-    on as soon as the pool of the successor is open. Raises RotationError, PartitionSealedError, StorageFullError, and
-    what `pool.transaction()` raises; nothing is left behind then, and the old week stays live.
+    For who holds the family's lock of rotations; that of the folder is waited for within `budget`. Returns what was
+    carried, and since when writers wait (`perf_counter`): they can go on as soon as the pool of the successor is open.
+    Raises RotationError, PartitionSealedError, StorageFullError, BusyTimeoutError, and what `pool.transaction()`
+    raises; nothing is left behind then, and the old week stays live.
     """
     staging = Staging(step)
     try:
         async with _opened(staging) as link:
+            # The copy takes long, the first catching up a fraction of that; the second leaves no more than is written
+            # in moments.
             await link.run(staging.copy)
-            for _ in range(CATCH_UPS):
+            await link.run(staging.catch_up)
+            async with step.family.alone(budget):
                 await link.run(staging.catch_up)
-            async with pool.transaction(durability=Durability.FULL) as transaction:
-                blocked_since = perf_counter()
-                carried = await transaction.run(lambda raw: _hand_over(raw, staging, link.raw))
+                async with pool.transaction(durability=Durability.FULL) as transaction:
+                    blocked_since = perf_counter()
+                    carried = await transaction.run(lambda raw: _hand_over(raw, staging, link.raw))
     except BaseException:
         await finish(asyncio.to_thread(remove, staging.path))
         raise

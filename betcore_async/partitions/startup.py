@@ -1,10 +1,10 @@
-"""What happens to the folder when a family of weekly files is opened, under the family's lock."""
+"""What happens to the folder when a family of weekly files is opened, under the folder's lock."""
 
 from collections.abc import Iterable
 
 from betcore_async.errors import DatabaseError, MigrationError
 from betcore_async.partitions.catalog import Discovery, Partition, clean, discover
-from betcore_async.partitions.files import Family, publish
+from betcore_async.partitions.files import ROTATION, Family, publish
 from betcore_async.partitions.meta import PartitionState
 from betcore_async.partitions.migrating import move_each, other_version
 from betcore_async.partitions.rotation import finalize
@@ -19,7 +19,8 @@ def put_in_order(family: Family, migrations: tuple[Migration, ...], first_week: 
     head = migrations[-1].version
     discovery = discover(family, head)
     try:
-        clean(family, discovery)
+        with family.claim(ROTATION) as nobody_rotates:
+            clean(family, discovery, staging=nobody_rotates)
         if discovery.live is None:
             staging = family.new_staging(first_week)
             build_first(staging, first_week, migrations, now)

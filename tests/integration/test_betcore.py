@@ -108,7 +108,8 @@ async def test_a_closed_family_is_its_weekly_files_and_nothing_beside_them(setti
         ".db",
         ".lock",
         ".lock",
-    ]  # and one of the archive
+        ".lock",
+    ]  # and those of rotations and of the archive
 
 
 async def test_parts_are_closed_in_the_reverse_of_the_order_in_which_they_were_opened(settings, clock, monkeypatch):

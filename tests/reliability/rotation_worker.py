@@ -3,6 +3,7 @@
 rotation_worker.py place FOLDER USER          place bets until stdin ends; prints the id of each that was acknowledged
 rotation_worker.py rotate FOLDER LAST_WEEK    rotate twice, but not beyond LAST_WEEK, in competition with others
 rotation_worker.py once FOLDER                rotate once, for tracers
+rotation_worker.py auto FOLDER KILL_AT        see `rotate_by_itself`; killed at that step of what it then does
 rotation_worker.py sweep FOLDER SCRATCH WHAT FIRST EVERY
                                               see `sweep`; WHAT is `rotate`, `beside` (the same, while another
                                               process is at work on the files) or `start`
@@ -31,7 +32,7 @@ from weekly_files import ALWAYS, Platform, W, live_weeks, manager_for, names_in 
 
 from betcore_async.clock import ManualClock  # noqa: E402
 from betcore_async.errors import RotationError  # noqa: E402
-from betcore_async.partitions import PartitionManager, Week  # noqa: E402
+from betcore_async.partitions import AutoRotation, PartitionManager, Week  # noqa: E402
 from betcore_async.relay import OutboxRelay  # noqa: E402
 from betcore_async.stores import outbox  # noqa: E402
 from betcore_async.stores.events import Event  # noqa: E402
@@ -87,6 +88,24 @@ async def rotate(folder: str, last: str) -> None:
 async def once(folder: str) -> None:
     async with opened(folder) as it:
         await it.manager.rotate_to_new_week(it.manager.current_week.next())
+
+
+async def rotate_by_itself(folder: str, kill_at: str) -> None:
+    """Let an AutoRotation work, which wakes up whenever stdin says what time it is: the start of a week."""
+    clock, over, killer = ManualClock(W[0].start), asyncio.Event(), Killer(int(kill_at))
+
+    async def sleep(_: float) -> None:
+        print(manager.current_week, flush=True)  # noqa: T201 - it is what the parent reads
+        said = await asyncio.to_thread(sys.stdin.readline)
+        if not said:
+            over.set()
+            await asyncio.Event().wait()
+        clock.now = Week(said.strip()).start
+        killer.armed = True
+
+    async with manager_for(Path(folder), clock) as manager, AutoRotation(manager, clock, sleep=sleep):
+        killer.install()
+        await over.wait()
 
 
 # Killing
@@ -231,7 +250,7 @@ def is_something_untold(raw: sqlite3.Connection) -> bool:
 
 
 if __name__ == "__main__":
-    work = {"place": place, "rotate": rotate, "once": once, "sweep": sweep}[sys.argv[1]]
+    work = {"place": place, "rotate": rotate, "once": once, "auto": rotate_by_itself, "sweep": sweep}[sys.argv[1]]
     result = work(*sys.argv[2:])
     if result is not None:
         asyncio.run(result)

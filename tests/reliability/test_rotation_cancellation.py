@@ -38,11 +38,12 @@ async def check_it_works(it: Platform, user_id: str) -> None:
     assert (await it.manager.query_bets(user_id, *ALWAYS)).bets == page.bets
     assert (await it.ledger.audit()).ok
     assert len(live_weeks(it.folder)) == 1
-    assert lock_is_free(it.folder)
+    assert lock_is_free(it.folder / "bets.db.lock")
+    assert lock_is_free(it.folder / "bets.db.rotation.lock")
 
 
-def lock_is_free(folder: Path) -> bool:
-    with (folder / "bets.db.lock").open() as file:
+def lock_is_free(path: Path) -> bool:
+    with path.open() as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlite_files import Gate
-from weekly_files import ALWAYS, WEEK, Platform, W, direct, live_weeks, platform
+from weekly_files import ALWAYS, WEEK, Platform, W, direct, live_weeks, manager_for, platform
 
 from betcore_async.clock import to_microseconds
-from betcore_async.errors import BetcoreError, PoolClosedError
+from betcore_async.errors import BetcoreError, BusyTimeoutError, PoolClosedError
 from betcore_async.partitions import carry
 from betcore_async.partitions.staging import Staging, Step, build_first
 from betcore_async.sqlite.migrations import Migrator
@@ -181,6 +181,39 @@ async def test_writers_go_on_while_the_new_week_is_copied(tmp_path, monkeypatch,
         assert (await it.users.get(user.id)).balance == 970
         assert (await it.manager.query_bets(user.id, *ALWAYS, status="lost")).bets[0].id == lost
         assert (await it.ledger.audit()).ok
+
+
+@pytest.mark.parametrize("method", ["copy", "catch_up"])
+async def test_a_process_starts_while_another_copies_and_leaves_the_copy_alone(tmp_path, monkeypatch, method):
+    async with platform(tmp_path) as it:
+        user = await it.users.create("0xabc", 1000)
+        gate, rotating = await paused_rotation(it, monkeypatch, method)
+        left_over = it.manager._family.new_staging(W[2])
+        left_over.touch()
+        async with platform(tmp_path, busy_timeout=timedelta(seconds=20)) as other:
+            bet = await other.bets.place(user.id, "cell", 10, 2.0)
+            gate.open()
+            assert (await rotating).performed
+            assert not left_over.exists()
+            other.clock.now = it.clock.now
+            assert (await other.bets.settle(bet.id, won=True)).payout_amount == 20
+            assert other.manager.current_week == it.manager.current_week == W[1]
+        assert (await it.ledger.audit()).ok
+
+
+async def test_a_process_waits_for_its_start_while_another_hands_over(tmp_path, monkeypatch):
+    async with platform(tmp_path) as it:
+        await it.users.create("0xabc", 1000)
+        gate, rotating = await paused_rotation(it, monkeypatch, "complete")
+        with pytest.raises(BusyTimeoutError, match="opening or rotating"):
+            await manager_for(tmp_path, it.clock, busy_timeout=timedelta(milliseconds=20)).open()
+        patient = manager_for(tmp_path, it.clock, busy_timeout=timedelta(seconds=20))
+        opening = asyncio.create_task(patient.open())
+        gate.open()
+        assert (await rotating).performed
+        await opening
+        assert patient.current_week == W[1]
+        await patient.close()
 
 
 async def test_a_copy_that_takes_for_ever_can_be_cancelled_and_leaves_nothing(tmp_path, monkeypatch):
