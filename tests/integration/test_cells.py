@@ -1,8 +1,6 @@
 """Cells that were settled: closed for good, also for who comes at the same moment, from elsewhere or a week later."""
 
 import asyncio
-import contextlib
-import threading
 
 import pytest
 from ledger_files import CELL, open_books
@@ -90,69 +88,6 @@ async def test_a_cell_is_closed_for_every_process(books, user, tmp_path):
         assert await other.bets.settle_cell(CELL, True) == settled
         await books.next_week()  # the other one has not noticed
         await assert_closed(other, other.bets.place(user.id, CELL, 10, 2.0), won=True)
-
-
-# Forced interleavings: the one who came first is held inside its transaction until the other has knocked.
-
-
-class Gate:
-    """Holds the thread of a writer inside its transaction, at the moment at which it needs an id."""
-
-    def __init__(self, engine):
-        self.entered, self.go, self._new_id = threading.Event(), threading.Event(), engine._entry_id
-        engine._entry_id = self
-
-    def __call__(self):
-        return self.many(1)[0]
-
-    def many(self, count):
-        self.entered.set()
-        assert self.go.wait(20)
-        return self._new_id.many(count)
-
-
-async def knocked(books):
-    """Return once this process has found the file locked by the other."""
-    while not books.partitions.stats().busy_retries:  # noqa: ASYNC110 - a counter, which has no event
-        await asyncio.sleep(0.001)
-
-
-@contextlib.asynccontextmanager
-async def rivals(folder):
-    async with open_books(folder) as one, open_books(folder, one.clock) as other:
-        user = await one.users.create("0xabc", 1_000)
-        bet = await one.bets.place(user.id, CELL, 10, 2.0)
-        yield one, other, user, bet
-        await one.assert_audit_is_clean()
-
-
-async def test_a_bet_that_was_being_placed_when_its_cell_is_settled_is_decided_with_it(tmp_path):
-    async with rivals(tmp_path) as (placer, settler, user, first):
-        late = placer.engine.new_id()
-        gate = Gate(placer.engine)
-        placing = asyncio.create_task(placer.bets.place(user.id, CELL, 20, 2.0, id=late))
-        await asyncio.to_thread(gate.entered.wait, 20)
-        settling = asyncio.create_task(settler.bets.settle_cell(CELL, True))
-        await knocked(settler)
-        assert not settling.done()
-        gate.go.set()
-        assert (await placing).is_open
-        assert await settling == CellSettlement(2, 60)
-        assert {(await placer.bets.get(bet)).status for bet in (first.id, late)} == {BetStatus.WON}
-
-
-async def test_a_bet_that_comes_while_its_cell_is_being_settled_is_refused(tmp_path):
-    async with rivals(tmp_path) as (placer, settler, user, first):
-        gate = Gate(settler.engine)  # it has found its bets, and is about to pay the first one
-        settling = asyncio.create_task(settler.bets.settle_cell(CELL, True))
-        await asyncio.to_thread(gate.entered.wait, 20)
-        placing = asyncio.create_task(placer.bets.place(user.id, CELL, 20, 2.0))
-        await knocked(placer)
-        assert not placing.done()
-        gate.go.set()
-        assert await settling == CellSettlement(1, 20)
-        await assert_closed(placer, placing, won=True)
-        assert [bet.id for bet in (await placer.bets.history(user.id)).bets] == [first.id]
 
 
 async def test_a_bet_that_comes_between_two_chunks_is_refused_as_well(books, user):

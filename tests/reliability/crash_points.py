@@ -4,8 +4,12 @@ SQLite only appends to the log of a file until that is copied back, so a SIGKILL
 part of what was written since. That is a file to go on from, and every such moment can be tried.
 """
 
+import contextlib
+import os
 import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Self
 
@@ -21,11 +25,18 @@ def log_of(path: Path) -> bytes:
 
 
 def copy_files(folder: Path, to: Path) -> None:
-    """Copy all weekly files with their logs, as they are at this moment."""
+    """Copy all files of a folder, as they are at this moment.
+
+    A week that was left may be tidied up meanwhile: its log goes into its file and away, then it is made read-only. So
+    logs are copied before files, and modes are those from before.
+    """
     to.mkdir(mode=0o700)
-    for path in folder.glob("*.db*"):
-        if not path.name.endswith("-shm"):  # what is in it dies with the last process
-            shutil.copy2(path, to)
+    for path in sorted(folder.iterdir(), key=lambda path: not path.name.endswith("-wal")):
+        if path.is_file() and not path.name.endswith("-shm"):  # what is in that dies with the last process
+            with contextlib.suppress(FileNotFoundError):  # gone by now
+                mode = path.stat().st_mode
+                shutil.copyfile(path, to / path.name)
+                (to / path.name).chmod(mode)
 
 
 @dataclass(frozen=True)
@@ -73,3 +84,29 @@ class Crash:
         log = folder / f"{self.name}-wal"
         log.write_bytes(self.after[:cut] + self.before[cut:])
         log.chmod(0o600)
+
+
+@contextlib.contextmanager
+def copied_amid(folder: Path, step: int, to: Path) -> Iterator[None]:
+    """Copy a folder right before call number `step` (from 0) that syncs, renames or removes a file: killed there.
+
+    Where there are fewer calls, nothing is copied.
+    """
+    calls = count()
+
+    def watched(call: Callable[..., None]) -> Callable[..., None]:
+        def counted(*arguments: object) -> None:
+            if next(calls) == step:
+                copy_files(folder, to)
+            call(*arguments)
+
+        return counted
+
+    originals = {name: getattr(os, name) for name in ("fsync", "replace", "rename", "unlink")}
+    for name, call in originals.items():
+        setattr(os, name, watched(call))
+    try:
+        yield
+    finally:
+        for name, call in originals.items():
+            setattr(os, name, call)

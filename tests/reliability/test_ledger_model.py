@@ -1,27 +1,31 @@
-"""Whatever is done to users and bets, in any order: the ledger does what a few lines of plain Python do."""
+"""Whatever is done to users and bets, in any order, and killed amid any of it: the ledger does what a few lines of
+plain Python do."""
 
 import asyncio
 import contextlib
-import tempfile
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from pathlib import Path
+from functools import partial
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, multiple, rule
-from ledger_files import NOON, open_books
+from ledger_files import NOON, WEEK
+from reliability.mortal_books import MortalBooks
 
 from betcore_async.clock import ManualClock
 from betcore_async.errors import (
     CellClosedError,
+    ConcurrentUpdateError,
     IdempotencyConflictError,
     InsufficientFundsError,
     InvalidTransitionError,
     UserExistsError,
 )
 from betcore_async.models import OPEN_STATUSES, TRANSITIONS, Bet, BetStatus
-from betcore_async.stores import CellSettlement
+from betcore_async.relay import OutboxRelay
+from betcore_async.stores import CellSettlement, Event, outbox
+from betcore_async.stores import bets as bets_module
 from betcore_async.stores.commands import (
     ChunkSettlement,
     CreateUser,
@@ -36,6 +40,10 @@ from betcore_async.stores.commands import (
 CELLS = st.sampled_from(["up", "down", "left", "right"])
 AMOUNTS = st.integers(1, 120)
 RATES = st.integers(1_000_000, 3_000_000)
+SEEN = st.sampled_from([None, None, 0, 1])
+"""How far the version that a caller saw is from the user's."""
+CHUNK = 2  # that of `settle_cell` here
+CHUNK_BEFORE = bets_module.CHUNK
 
 
 @dataclass
@@ -49,25 +57,48 @@ class Stake:
     was_confirmed: bool = False
 
 
+class Subscriber:
+    """Hears what a relay tells, and keeps of each user what is new."""
+
+    def __init__(self):
+        self.heard, self.last, self.surprise = {}, {}, None
+
+    async def publish(self, channel, message, **_):
+        event = Event.parse(message)
+        told = self.heard.setdefault(event.user_id, [])
+        if event.sequence > self.last.get(event.user_id, -1):
+            self.last[event.user_id] = event.sequence
+            told.append(the_gist(event))
+        if the_gist(event) not in told or channel != f"events:user:{event.user_id}":
+            self.surprise = f"{event} on {channel} is no repeat; the last one was {self.last}"
+
+
+def the_gist(event):
+    return event.kind.value, event.bet and event.bet.id, event.entry and event.entry.amount
+
+
 class Ledger(RuleBasedStateMachine):
     users, bets, commands = Bundle("users"), Bundle("bets"), Bundle("commands")
 
     @initialize()
     def open(self):
-        self.runner = asyncio.Runner()
-        self.folder = tempfile.TemporaryDirectory()
-        self.clock = ManualClock(NOON)
-        self.stack = contextlib.AsyncExitStack()
-        books = open_books(Path(self.folder.name), self.clock)
-        self.books = self.runner.run(self.stack.enter_async_context(books))
-        self.balances, self.stakes, self.wallets = {}, {}, {}
+        bets_module.CHUNK = CHUNK
+        self.mortal = MortalBooks(ManualClock(NOON))
+        self.mortal.run(lambda books: books.partitions.write(outbox.turn_on))
+        self.balances, self.versions, self.stakes, self.wallets = {}, {}, {}, {}
         self.verdicts = {}  # of each cell that was settled
         self.chunks = {}  # outcome of each chunk that was decided, by cell
         self.touched = {}  # cells of which a chunk was decided, by week
         self.moves = {}  # outcome of each command that moved money
+        self.events, self.subscriber = {}, Subscriber()
+        self.week_ends = False  # between the next crash and what is repeated after it
 
-    def run(self, command):
-        return self.runner.run(self.books.engine.execute(command))
+    @property
+    def books(self):
+        return self.mortal.books
+
+    def run(self, command, meanwhile=lambda: None):
+        return self.mortal.run(lambda books: books.engine.execute(command), meanwhile)
 
     def fails(self, command, error):
         try:
@@ -80,6 +111,21 @@ class Ledger(RuleBasedStateMachine):
     def new_id(self):
         return self.books.engine.new_id()
 
+    @rule(point=st.integers(0, 12), week_ends=st.booleans())
+    def be_killed_amid_the_next_commit(self, point, week_ends):
+        self.mortal.dies, self.week_ends = point, week_ends
+
+    def meanwhile(self):
+        """What happens after a crash before the caller asks again."""
+        if self.week_ends:
+            self.mortal.clock.advance(WEEK)
+            self.rotate(None)
+
+    def changed(self, user, amount, kind, bet=None):
+        self.balances[user] += amount
+        self.versions[user] += 1
+        self.events[user].append((kind, bet, amount))
+
     # Users
 
     @rule(target=users, wallet=st.integers(0, 5), balance=st.integers(0, 200))
@@ -88,32 +134,38 @@ class Ledger(RuleBasedStateMachine):
         if wallet in self.wallets:
             self.fails(command, UserExistsError)
             return self.wallets[wallet]
-        assert self.run(command).balance == balance
-        self.balances[command.id], self.wallets[wallet] = balance, command.id
+        assert self.run(command, self.meanwhile).balance == balance
+        self.balances[command.id] = self.versions[command.id] = 0
+        self.wallets[wallet], self.events[command.id] = command.id, []
+        self.changed(command.id, balance, "balance_changed")
         return command.id
 
-    @rule(target=commands, user=users, amount=AMOUNTS)
-    def deposit(self, user, amount):
-        return self.moved(Deposit(self.new_id, user, amount), user, amount)
+    @rule(target=commands, user=users, amount=AMOUNTS, seen=SEEN)
+    def deposit(self, user, amount, seen):
+        return self.moved(partial(Deposit, self.new_id, user, amount), user, amount, seen)
 
-    @rule(target=commands, user=users, amount=AMOUNTS)
-    def withdraw(self, user, amount):
-        return self.moved(Withdraw(self.new_id, user, amount), user, -amount)
+    @rule(target=commands, user=users, amount=AMOUNTS, seen=SEEN)
+    def withdraw(self, user, amount, seen):
+        return self.moved(partial(Withdraw, self.new_id, user, amount), user, -amount, seen)
 
-    @rule(target=commands, payer=users, payee=users, amount=AMOUNTS)
-    def transfer(self, payer, payee, amount):
+    @rule(target=commands, payer=users, payee=users, amount=AMOUNTS, seen=SEEN)
+    def transfer(self, payer, payee, amount, seen):
         if payer == payee:
-            return self.moved(Deposit(self.new_id, payer, amount), payer, amount)
-        command = self.moved(Transfer(self.new_id, payer, payee, amount), payer, -amount)
-        self.balances[payee] += amount if command.id in self.moves else 0
+            return self.deposit(payer, amount, seen)
+        command = self.moved(partial(Transfer, self.new_id, payer, payee, amount), payer, -amount, seen)
+        if command.id in self.moves:
+            self.changed(payee, amount, "balance_changed")
         return command
 
-    def moved(self, command, user, amount):
-        if self.balances[user] + amount < 0:
+    def moved(self, make, user, amount, seen):
+        command = make(None if seen is None else self.versions[user] + seen)
+        if seen:
+            self.fails(command, ConcurrentUpdateError)
+        elif self.balances[user] + amount < 0:
             self.fails(command, InsufficientFundsError)
         else:
-            self.moves[command.id] = entry = self.run(command)
-            self.balances[user] += amount
+            self.moves[command.id] = entry = self.run(command, self.meanwhile)
+            self.changed(user, amount, "balance_changed")
             assert (entry.amount, entry.balance_after) == (amount, self.balances[user])
         return command
 
@@ -125,7 +177,7 @@ class Ledger(RuleBasedStateMachine):
         if cell in self.verdicts:
             self.fails(command, CellClosedError)
             return multiple()
-        self.placed(command, self.run(command))
+        self.placed(command, self.run(command, self.meanwhile))
         return command.id
 
     @rule(target=bets, wanted=st.lists(st.tuples(users, CELLS, AMOUNTS, RATES), max_size=5))
@@ -147,31 +199,34 @@ class Ledger(RuleBasedStateMachine):
         funded = self.balances[command.user_id] >= command.amount
         assert bet.status is (BetStatus.PENDING if funded else BetStatus.INSUFFICIENT_FUNDS)
         assert not bet.replayed
-        self.balances[command.user_id] -= command.amount if funded else 0
+        if funded:
+            self.changed(command.user_id, -command.amount, "bet_placed", bet.id)
+        else:
+            self.events[command.user_id].append(("bet_refused", bet.id, None))
         self.stakes[command.id] = Stake(command, bet.status, bet)
 
     @rule(bet=bets, wanted=st.sampled_from(["confirmed", "won", "lost", "cancelled"]))
     def decide(self, bet, wanted):
         stake, wanted = self.stakes[bet], BetStatus(wanted)
         call = {
-            "confirmed": lambda: self.books.bets.confirm(bet),
-            "won": lambda: self.books.bets.settle(bet, True),
-            "lost": lambda: self.books.bets.settle(bet, False),
-            "cancelled": lambda: self.books.bets.cancel(bet),
+            "confirmed": lambda books: books.bets.confirm(bet),
+            "won": lambda books: books.bets.settle(bet, True),
+            "lost": lambda books: books.bets.settle(bet, False),
+            "cancelled": lambda books: books.bets.cancel(bet),
         }[wanted]
         if wanted is BetStatus.CONFIRMED and stake.was_confirmed:
-            again = self.runner.run(call())
+            again = self.mortal.run(call)
             assert again == stake.placed.model_copy(update={"status": BetStatus.CONFIRMED})
             assert again.replayed
         elif stake.status is wanted or wanted in TRANSITIONS[stake.status]:
             replayed = stake.status is wanted
-            decided = self.runner.run(call())
+            decided = self.mortal.run(call, self.meanwhile)
             self.move_on(stake, wanted)
             assert (decided.status, decided.payout_amount) == (stake.status, stake.payout)
             assert decided.replayed is replayed
         else:
             with contextlib.suppress(InvalidTransitionError):
-                self.runner.run(call())
+                self.mortal.run(call)
                 raise AssertionError("it was not refused")
 
     def move_on(self, stake, status):
@@ -179,11 +234,14 @@ class Ledger(RuleBasedStateMachine):
             return
         stake.status = status
         stake.was_confirmed |= status is BetStatus.CONFIRMED
+        bet = stake.command
         if status is BetStatus.WON:
-            stake.payout = stake.command.amount * stake.command.reward_ppm // 1_000_000
-            self.balances[stake.command.user_id] += stake.payout
+            stake.payout = bet.amount * bet.reward_ppm // 1_000_000
+            self.changed(bet.user_id, stake.payout, "bet_won", bet.id)
         elif status is BetStatus.CANCELLED:
-            self.balances[stake.command.user_id] += stake.command.amount
+            self.changed(bet.user_id, bet.amount, "bet_cancelled", bet.id)
+        else:
+            self.events[bet.user_id].append((f"bet_{status}", bet.id, None))
 
     @rule(cell=CELLS, won=st.booleans())
     def settle_cell(self, cell, won):
@@ -192,10 +250,11 @@ class Ledger(RuleBasedStateMachine):
             return
         waiting = self.open_bets(cell)
         chunks = self.chunks.setdefault(cell, [])
-        settled = self.runner.run(self.books.bets.settle_cell(cell, won))
-        if not (chunks and chunks[-1].is_last):
-            self.decide_all(cell, waiting, won)
-            chunks.append(ChunkSettlement(len(waiting), self.payouts(waiting), (), is_last=True))
+        settled = self.mortal.run(lambda books: books.bets.settle_cell(cell, won))
+        while not (chunks and chunks[-1].is_last):
+            decided, waiting = waiting[:CHUNK], waiting[CHUNK:]
+            self.decide_all(cell, decided, won)
+            chunks.append(ChunkSettlement(len(decided), self.payouts(decided), (), is_last=not waiting))
         assert settled == CellSettlement(sum(one.bets for one in chunks), sum(one.payout for one in chunks))
 
     @rule(cell=CELLS, won=st.booleans(), size=st.integers(1, 3))
@@ -227,17 +286,30 @@ class Ledger(RuleBasedStateMachine):
 
     @rule(weeks=st.integers(0, 2), hours=st.integers(-2, 60))
     def time_passes(self, weeks, hours):
-        self.clock.now += timedelta(weeks=weeks, hours=hours)
+        self.mortal.clock.advance(timedelta(weeks=weeks, hours=hours))
 
-    @rule()
-    def rotate(self):
-        report = self.runner.run(self.books.partitions.rotate_to_new_week())
+    @rule(killed_before=st.none() | st.integers(0, 12))
+    def rotate(self, killed_before):
+        report = self.mortal.rotate(killed_before)
         if report.performed:
             # What was settled in the week before is still known, and what is not settled to its end.
             fresh = self.touched.get(report.previous, set())
             for cell in set(self.verdicts) - fresh:
                 if self.chunks[cell][-1].is_last:
                     del self.verdicts[cell], self.chunks[cell]
+
+    @rule()
+    def tell(self):
+        self.mortal.run(self.tell_all)
+
+    async def tell_all(self, books):
+        async with OutboxRelay(books.partitions, self.subscriber) as relay:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(20):
+                    while self.subscriber.heard != self.events and not self.subscriber.surprise:  # noqa: ASYNC110
+                        await asyncio.sleep(0.001)
+            assert not self.subscriber.surprise
+            assert self.subscriber.heard == self.events, relay.stats()
 
     @rule(command=commands)
     def repeat(self, command):
@@ -256,11 +328,12 @@ class Ledger(RuleBasedStateMachine):
 
     def teardown(self):
         try:
-            self.runner.run(self.check())
+            self.mortal.dies = None
+            self.mortal.run(self.tell_all)
+            self.mortal.run(lambda _: self.check())
         finally:
-            self.runner.run(self.stack.aclose())
-            self.runner.close()
-            self.folder.cleanup()
+            bets_module.CHUNK = CHUNK_BEFORE
+            self.mortal.close()
 
     async def check(self):
         await self.books.assert_audit_is_clean()
@@ -278,5 +351,5 @@ class Ledger(RuleBasedStateMachine):
 
 TestLedger = Ledger.TestCase
 TestLedger.settings = settings(
-    max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
