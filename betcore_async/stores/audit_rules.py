@@ -1,5 +1,6 @@
 """The rules of the audit inside one file. Each query returns `(table, id, detail)` for every row that breaks its rule.
 
+None sorts or collects rows: each follows an index or looks at row after row, so memory does not grow with the week.
 `{this}` is the file under audit, `{starts_at}` and `{ends_at}` are the bounds of its week.
 """
 
@@ -124,17 +125,15 @@ WHERE ref_type = 'carry_forward' AND predecessor IS NULL
     "a settled cell has no open bets": """
 SELECT 'cell_settlements', cell_id, open || ' open bets, of which ' || unpaid || ' could not be paid'
 FROM (
-    SELECT cell_id, sum(unpaid) AS unpaid
+    SELECT cell_id, sum(unpaid) AS unpaid, (
+        SELECT count(*)
+        FROM {this}.bets
+        WHERE bets.cell_id = cell_settlements.cell_id AND bets.status IN ('pending', 'confirmed')
+    ) AS open
     FROM {this}.cell_settlements
     GROUP BY cell_id
     HAVING max(is_last) = 1
 )
-JOIN (
-    SELECT cell_id, count(*) AS open
-    FROM {this}.bets
-    WHERE status IN ('pending', 'confirmed')
-    GROUP BY cell_id
-) USING (cell_id)
 WHERE open > unpaid
 """,
     "a cell is settled one way, chunk after chunk": """
@@ -181,14 +180,13 @@ WHERE bets.id IS NULL OR (outbox.status = 'confirmed' AND bets.confirmed_at IS N
 """,
     "what was told has happened": """
 SELECT 'outbox_cursor', cursor.week, 'told up to entry ' || cursor.position || ' and note ' || cursor.seq
-    || ', the last ones are ' || entries || ' and ' || notes
-FROM (
-    SELECT coalesce((SELECT max(position) FROM {this}.ledger_entries), 0) AS entries,
-        coalesce((SELECT max(seq) FROM {this}.outbox), 0) AS notes
-)
-JOIN {this}.partition_meta AS meta
-JOIN {this}.outbox_cursor AS cursor ON cursor.week = meta.week
-WHERE cursor.position > entries OR cursor.seq > notes
+    || ', of which there are fewer'
+FROM {this}.outbox_cursor AS cursor
+WHERE cursor.week = (SELECT week FROM {this}.partition_meta)
+  AND (
+    cursor.position > (SELECT coalesce(max(position), 0) FROM {this}.ledger_entries)
+    OR cursor.seq > (SELECT coalesce(max(seq), 0) FROM {this}.outbox)
+  )
 """,
 }
 """What has to hold inside one file."""

@@ -1,7 +1,10 @@
 """The audit: it is silent while the books are right, and names rule, week and row for every fault planted by hand."""
 
 import asyncio
+import contextlib
+import itertools
 import shutil
+import sqlite3
 from dataclasses import dataclass
 
 import pytest
@@ -10,9 +13,9 @@ from ledger_files import CELL, NOON, WEEK, by_hand, open_books, path_of
 from betcore_async.clock import ManualClock, to_microseconds
 from betcore_async.errors import ModelError, PartitionMissingError
 from betcore_async.partitions import Week
-from betcore_async.stores import Violation, audit_ids, outbox
+from betcore_async.stores import NewBet, Violation, audit_accounts, audit_cells, audit_ids, audit_sums, outbox
 from betcore_async.stores.audit import IN_AND_OUT, MOST_PER_RULE
-from betcore_async.stores.audit_accounts import FUNDED, RULES
+from betcore_async.stores.audit_accounts import FUNDED, RULES, Accounts
 from betcore_async.stores.audit_cells import DECIDED
 from betcore_async.stores.audit_chain import HOLDS
 from betcore_async.stores.audit_hand_over import ACROSS
@@ -760,22 +763,73 @@ async def test_progress_is_told_for_every_week(story):
 # While the books are open
 
 
-async def test_an_audit_during_writes_and_rotations_sees_each_file_at_one_moment(tmp_path):
-    async with open_books(tmp_path) as books:
+async def test_audits_beside_bets_settlements_and_rotations_raise_no_false_alarm(tmp_path):
+    async with open_books(tmp_path) as books, open_books(tmp_path, books.clock) as others:
         users = [await books.users.create(f"0x{number}", 10_000) for number in range(5)]
-        finished = False
+        await books.partitions.write(outbox.turn_on)
+        cells, finished, reports, news = itertools.count(), False, [], asyncio.Event()
 
         async def play(user):
             while not finished:
                 bet = await books.bets.place(user.id, CELL, 5, 1.5)
+                await others.bets.confirm(bet.id)
                 await books.bets.settle(bet.id, True)
+                await others.bets.cancel((await books.bets.place(user.id, CELL, 5, 1.5)).id)
 
-        players = [asyncio.create_task(play(user)) for user in users]
-        reports = []
+        async def settle():
+            while not finished:
+                cell = f"cell {next(cells)}"
+                await others.bets.place_many([NewBet(user.id, cell, 7, 1.5) for user in users * 10])
+                await books.bets.settle_cell(cell, next(cells) % 4 > 1)
+
+        async def look(at):
+            while not finished:
+                reports.append(await at.ledger.audit())
+                news.set()
+
+        tasks = [play(user) for user in users] + [settle(), settle(), look(books), look(others)]
+        working = [asyncio.create_task(task) for task in tasks]
         for _ in range(4):
-            reports += [await books.ledger.audit() for _ in range(3)]
+            for _ in range(2):
+                news.clear()
+                await news.wait()
             await books.next_week()
         finished = True
-        await asyncio.gather(*players)
-        assert [report.violations for report in reports] == [()] * 12
+        await asyncio.gather(*working)
+        assert {report.violations for report in reports} == {()}
+        assert {report.unchecked for report in reports} == {()}
         await books.assert_audit_is_clean()
+
+
+async def test_a_cancelled_audit_stops_in_the_middle_of_its_work_and_the_next_one_is_whole(story, monkeypatch):
+    begun, loop, walk = asyncio.Event(), asyncio.get_running_loop(), Accounts.walk
+
+    def endless(self, raw, schema):
+        loop.call_soon_threadsafe(begun.set)
+        raw.execute(
+            f"WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n)"
+            f" SELECT count(*) FROM n JOIN {schema}.users"
+        ).fetchall()
+        walk(self, raw, schema)
+
+    async with open_books(story.folder, story.clock) as books:
+        with monkeypatch.context() as patched:
+            patched.setattr(Accounts, "walk", endless)
+            auditing = asyncio.create_task(books.ledger.audit())
+            await begun.wait()
+            auditing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await auditing
+        assert (await books.ledger.audit()).ok
+
+
+def test_no_rule_sorts_or_collects_rows_so_that_memory_does_not_grow(story):
+    rules = {**WITHIN, **ACROSS, "users": audit_accounts._USERS, "entries": audit_accounts._ENTRIES}
+    rules |= {"chunks": audit_cells._CHUNKS, "decided": audit_cells._DECIDED, "sums": audit_sums._BETS}
+    names = {"this": "main", "schema": "main", "before": "before", "starts_at": 0, "ends_at": 0}
+    with contextlib.closing(sqlite3.connect(path_of(story.folder, THIRD))) as raw:
+        raw.execute("ATTACH ? AS before", (str(path_of(story.folder, SECOND)),))
+        for rule, sql in rules.items():
+            plan = [row[3] for row in raw.execute(f"EXPLAIN QUERY PLAN {sql.format(**names)}")]
+            kept = [step for step in plan if "TEMP B-TREE" in step or "MATERIALIZE" in step or "AUTOMATIC" in step]
+            assert kept == [], (rule, plan)

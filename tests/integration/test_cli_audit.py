@@ -4,12 +4,16 @@ import contextlib
 import json
 import os
 import pty
+import signal
 import sqlite3
 import subprocess
+import sys
 
 import pytest
 from integration.commands import COMMAND, betcore, environment
-from ledger_files import CELL, by_hand, open_books, path_of
+from ledger_files import CELL, NOON, WEEK, by_hand, open_books, path_of
+
+from betcore_async.clock import ManualClock
 
 FIRST, SECOND = "2026-W47", "2026-W48"
 
@@ -120,6 +124,44 @@ def test_where_there_is_nothing_to_look_at_nothing_is_passed(tmp_path):
     assert result.status == 2
     assert "there is no weekly file" in result.complaint
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_damaged_week_is_a_finding_and_a_damaged_live_one_leaves_nothing_to_look_at(story):
+    folder, ids = story
+    async with open_books(folder, ManualClock(NOON + WEEK)) as books:
+        await books.users.deposit(ids["user"], 1)
+    path_of(folder, FIRST).chmod(0o600)
+    path_of(folder, FIRST).write_bytes(b"no database at all" * 1000)
+    result, verdict = audit(folder, "--json")
+    assert (result.status, verdict["first"]["rule"], verdict["first"]["table"]) == (1, "the file can be read", None)
+    path_of(folder, SECOND).write_bytes(b"no database at all" * 1000)
+    result, _ = audit(folder, "--json")
+    assert (result.status, "no weekly file" in result.complaint) == (2, True)
+
+
+ENDLESS = """
+import sys
+from betcore_async.stores.audit_accounts import Accounts
+from betcore_async.cli import main
+
+def walk(self, raw, schema):
+    print("begun", file=sys.stderr, flush=True)
+    raw.execute("WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n").fetchall()
+
+Accounts.walk = walk
+main()
+"""
+
+
+def test_ctrl_c_ends_it_at_once_with_a_status_that_is_no_verdict(story):
+    folder, _ = story
+    command = [sys.executable, "-c", ENDLESS, "audit", str(folder), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as auditing:
+        assert auditing.stderr.readline() == "begun\n"
+        auditing.send_signal(signal.SIGINT)
+        out, complaint = auditing.communicate(timeout=50)
+    assert (auditing.returncode, out, complaint) == (130, "", "")
+    assert audit(folder)[0].status == 0
 
 
 def test_a_terminal_is_shown_how_far_it_is(story):
