@@ -191,10 +191,12 @@ async def test_rotations_and_restarts_amid_writes_lose_nothing_and_keep_the_orde
                 await asyncio.sleep(0.02 * number)
                 if number % 2:
                     await books.next_week()
+                await books.assert_audit_is_clean()
         finished = True
         await asyncio.gather(*players)
         async with OutboxRelay(books.partitions, hub):
             await caught_up(books)
+        await books.assert_audit_is_clean()
         for user in users:
             events = once(await told_to(hub, user.id, 1 + len(expected[user.id])))
             assert [event.bet.id for event in events[1:]] == expected[user.id]
@@ -251,8 +253,10 @@ async def test_a_relay_killed_between_commit_and_publication_leaves_nothing_unto
     worker = await asyncio.create_subprocess_exec(*command, env=os.environ | {"PYTHONPATH": str(TESTS)})
     assert await worker.wait() == -signal.SIGKILL
     async with open_books(tmp_path) as books, OutboxRelay(books.partitions, hub):
+        await books.assert_audit_is_clean()
         events = await told_to(hub, user.id, 11)
         await caught_up(books)
+        await books.assert_audit_is_clean()
     kinds = [event.kind for event in once(events)]
     assert kinds == [EventKind.BALANCE_CHANGED, *[EventKind.BET_PLACED, EventKind.BET_LOST] * 5]
     assert len({event.id for event in events}) == 11
