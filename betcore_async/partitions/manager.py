@@ -173,11 +173,14 @@ class PartitionManager(PartitionArchive):
         """The week that takes writes, as far as this process has noticed."""
         return self._writing().current.week
 
-    async def write(self, function: Callable[[sqlite3.Connection, int], T], *, replay: Replay[T] | None = None) -> T:
+    async def write(
+        self, function: Callable[[sqlite3.Connection, int], T], *, replay: Replay[T] | None = None, alone: bool = False
+    ) -> T:
         """Return `function(connection, now)`, run as one transaction on the live week inside a group commit.
 
         `now` is in microseconds, within the live week. Where a rotation has moved the week on, the successor is
-        followed. `replay(live_week)` may answer in place of the function, from an earlier week.
+        followed. `replay(live_week)` may answer in place of the function, from an earlier week. With `alone` it has a
+        commit of its own: for one that takes long, so that who came before does not wait for it.
         """
         while True:
             live_file = self._writing()
@@ -185,7 +188,7 @@ class PartitionManager(PartitionArchive):
             if replay is not None and (first := await replay(live.week)) is not None:
                 return first
             try:
-                written = await live_file.write(live, function)
+                written = await live_file.write(live, function, alone=alone)
                 self.wrote.set()
                 return written
             except PartitionSealedError:

@@ -231,11 +231,15 @@ class SQLitePool:
 
     # Writing
 
-    async def write(self, function: Callable[[sqlite3.Connection], T], *, durability: Durability | None = None) -> T:
+    async def write(
+        self, function: Callable[[sqlite3.Connection], T], *, durability: Durability | None = None, alone: bool = False
+    ) -> T:
         """Return `function(connection)`, run as a whole transaction body in the next group commit.
 
         "Returned" means committed. A function that raises is undone alone. It may run more than once (when a neighbour
         brought the group down), so it must touch nothing but its connection.
+
+        With `alone` it has a commit of its own: for one that takes long, so that who came before does not wait for it.
 
         One that runs longer than DB_WRITE_TIMEOUT is stopped at its next step in SQLite and undone, alone, with
         WriteTimeoutError; so is one whose caller is cancelled. What never calls SQLite (a `while True` in Python, a
@@ -243,7 +247,7 @@ class SQLitePool:
         `transaction()`, which has no deadline of its own.
         """
         self._refuse_inside_transaction()
-        return await self._open_parts()[0].submit(function, durability)
+        return await self._open_parts()[0].submit(function, durability, alone=alone)
 
     async def execute(self, sql: str, parameters: Parameters = ()) -> ExecuteResult:
         """Run one statement in the next group commit."""

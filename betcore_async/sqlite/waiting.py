@@ -62,7 +62,7 @@ class Job(Item):
         self.function = function
         self.durability = durability
         self.snapshot = snapshot
-        self.alone = False  # a member of a group that fell: run again in a transaction of its own
+        self.alone = False  # in a transaction of its own: it is long, or was a member of a group that fell
         self.cancelled = False  # its caller was cancelled while it ran: to be undone
         self.attempts = 0  # that came to nothing, and were nobody's fault
 

@@ -75,13 +75,16 @@ class Writer:
 
     # What callers do
 
-    async def submit(self, function: Callable[[sqlite3.Connection], T], durability: Durability | None) -> T:
-        """Run `function` in the next group commit; returns its result once the commit took place.
+    async def submit(
+        self, function: Callable[[sqlite3.Connection], T], durability: Durability | None, *, alone: bool = False
+    ) -> T:
+        """Run `function` in the next group commit, or in one of its own; returns its result once that took place.
 
         A caller that is cancelled before its function started leaves no trace. Later, the function is stopped and
         undone if the group has not committed yet; CancelledError comes after that is settled.
         """
         job = Job(function, self._loop.create_future(), durability=durability or self._settings.synchronous)
+        job.alone = alone
         self._enqueue(job)
         try:
             return await job.future  # type: ignore[no-any-return]

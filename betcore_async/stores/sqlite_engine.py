@@ -84,8 +84,10 @@ class SQLiteLedger:
 
         identifier: str | None = getattr(command, "id", None)
         replay = None if identifier is None else partial(self._earlier, command, identifier)
+        # There are others behind a first chunk: each takes long, and who waited for one must not wait for the next.
+        alone = isinstance(command, SettleChunk) and command.number > 1
         try:
-            answer = await self._partitions.write(body, replay=replay)
+            answer = await self._partitions.write(body, replay=replay, alone=alone)
         except BetNotFoundError as error:
             answer = await self._decided_before(command, error)
         return answer

@@ -4,9 +4,11 @@ import asyncio
 
 import pytest
 from ledger_files import CELL, open_books
+from sqlite_files import Gate
 
 from betcore_async.errors import BalanceLimitError, CellClosedError
 from betcore_async.models import MAX_MONEY, BetStatus
+from betcore_async.partitions import chain
 from betcore_async.stores import CellSettlement, NewBet
 from betcore_async.stores import bets as bets_module
 from betcore_async.stores.commands import SettleChunk
@@ -88,6 +90,22 @@ async def test_a_cell_is_closed_for_every_process(books, user, tmp_path):
         assert await other.bets.settle_cell(CELL, True) == settled
         await books.next_week()  # the other one has not noticed
         await assert_closed(other, other.bets.place(user.id, CELL, 10, 2.0), won=True)
+
+
+async def test_who_waited_for_one_chunk_does_not_wait_for_the_next(books, user):
+    for _ in range(4):
+        await books.bets.place(user.id, CELL, 1, 2.0)
+    await books.engine.execute(SettleChunk(CELL, won=True, number=1, size=2))
+    before, gate = await books.partitions.read(chain.head), Gate()
+    blocker = asyncio.create_task(books.partitions.write(lambda _, __: gate.pass_through()))
+    await gate.reached()
+    placing = asyncio.create_task(books.bets.place(user.id, "elsewhere", 1, 2.0))
+    settling = asyncio.create_task(books.engine.execute(SettleChunk(CELL, won=True, number=2, size=2)))
+    await asyncio.sleep(0)
+    gate.open()
+    await asyncio.gather(blocker, placing, settling)
+    after = await books.partitions.read(chain.head)
+    assert after.seq == before.seq + 2  # a commit for each
 
 
 async def test_a_bet_that_comes_between_two_chunks_is_refused_as_well(books, user):

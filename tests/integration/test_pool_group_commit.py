@@ -61,6 +61,22 @@ async def test_concurrent_writes_share_one_commit(pool):
     assert await pool.fetch_value(SUM) == 20
 
 
+async def test_a_long_write_alone_in_its_commit_keeps_nobody_waiting_who_came_before(pool):
+    first, long = Gate(), Gate()
+    blocker = asyncio.create_task(pool.write(lambda _: first.pass_through()))
+    await first.reached()
+    before = asyncio.create_task(pool.write(insert(1)))
+    alone = asyncio.create_task(pool.write(lambda _: long.pass_through(), alone=True))
+    after = asyncio.create_task(pool.write(insert(2)))
+    await asyncio.sleep(0)
+    first.open()
+    await long.reached()
+    assert await before == 1
+    assert not after.done()
+    long.open()
+    await asyncio.gather(blocker, alone, after)
+
+
 async def test_a_write_returns_only_after_its_commit(pool, tmp_path):
     for number in range(20):
         assert await pool.execute(INSERT, (number, 1)) == ExecuteResult(rowcount=1, lastrowid=number)
