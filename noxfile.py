@@ -14,9 +14,11 @@ if sys.version_info < (3, 11):  # noqa: UP036 - this line is what tells the owne
 
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import NoReturn
 
@@ -132,6 +134,16 @@ def tests_on(version: str) -> None:
 
 for supported in ("3.11", "3.12", "3.13"):
     tests_on(supported)
+
+
+@nox.session
+def lowest(session: nox.Session) -> None:
+    """Run the tests that meet our libraries most with the oldest releases of them that pyproject.toml allows."""
+    install(session, extras="[archive,cli,embedded]", groups=("test",))
+    project = load_toml(ROOT / "pyproject.toml")["project"]
+    wanted = [*project["dependencies"], *chain.from_iterable(project["optional-dependencies"].values())]
+    session.install(*(re.sub(r">=([0-9.]+)[^;]*", r"==\1.*", requirement) for requirement in wanted))
+    session.run("pytest", *PARALLEL, "tests/unit", "tests/integration", *session.posargs, interrupt_timeout=GRACE)
 
 
 @nox.session
