@@ -13,7 +13,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 NOXFILE = ROOT / "noxfile.py"
-SESSIONS = ["demo", "tests", "integration", "sweep", "lint", "typing", "bench", "docs", "migrate"]
+SESSIONS = ["demo", "tests", "lowest", "integration", "sweep", "lint", "typing", "bench", "docs", "migrate"]
 
 
 @pytest.fixture

@@ -138,7 +138,7 @@ async def test_a_vacuum_and_a_copy_by_vacuum_leave_the_chain_whole(weeks):
 # Planted faults: statements, week, and what is found: rule, week, subject, in the detail
 EDIT = "UPDATE ledger_entries SET created_at = created_at + 1 WHERE position = {}"
 FAULTS = {
-    "an edited entry": (SECOND, EDIT.format(5), [(HOLDS, SECOND, None, "they give")]),
+    "an edited entry": (SECOND, EDIT.format(5), [(HOLDS, SECOND, None, "give")]),
     "an entry hidden behind the beginning": (
         SECOND,
         "UPDATE ledger_chain SET upto = 4 WHERE seq = 0",
@@ -221,7 +221,7 @@ FAULTS = {
     "the beginning of a week taken out": (
         SECOND,
         "DELETE FROM ledger_chain WHERE seq = 0",
-        [(HOLDS, SECOND, "link 1", "they give"), (GOES_ON, SECOND, "link 0", "it begins at 00000000")],
+        [(HOLDS, SECOND, "link 1", "give"), (GOES_ON, SECOND, "link 0", "it begins at 00000000")],
     ),
     "an entry slipped in": (
         FIRST,
