@@ -139,6 +139,19 @@ async def test_a_damaged_week_is_a_finding_and_a_damaged_live_one_leaves_nothing
     assert (result.status, "no weekly file" in result.complaint) == (2, True)
 
 
+@pytest.mark.usefixtures("object_stores")
+async def test_what_is_in_the_archive_is_told_to_be_unchecked(story):
+    folder, _ = story
+    async with open_books(folder, ManualClock(NOON + 4 * WEEK)) as books:
+        await books.partitions.rotate_to_new_week()
+        await books.partitions.archive(FIRST)
+    told, _ = audit(folder)
+    assert told.status == 0
+    assert f"not checked in {FIRST}: all of it: it is in the archive" in told.out
+    _, verdict = audit(folder, "--json")
+    assert [unchecked["week"] for unchecked in verdict["unchecked"]] == [FIRST, SECOND]
+
+
 ENDLESS = """
 import sys
 from betcore_async.stores.audit_accounts import Accounts
