@@ -24,6 +24,7 @@ from betcore_async.errors import (
     PartitionDamagedError,
     PartitionError,
     PartitionMissingError,
+    SchemaTooNewError,
 )
 from betcore_async.partitions.archive_manifest import Manifest, read_record, write_record
 from betcore_async.partitions.archive_store import ArchiveStore
@@ -124,11 +125,9 @@ def _examine(work: Work, entry: Partition, live: Week) -> dict[str, Any]:
 
 def _insist_ours(work: Work, manifest: Manifest, created_at: int) -> None:
     if manifest.created_at != created_at:
-        raise ArchiveError(
-            f"{work.store.location} holds {manifest.week} of another database; give each one an archive of its own",
-            week=manifest.week,
-            location=work.store.location,
-        )
+        where = work.store.location
+        text = f"{where} holds {manifest.week} of another database; give each one an archive of its own"
+        raise ArchiveError(text, week=manifest.week, location=where)
 
 
 def check_integrity(raw: sqlite3.Connection, path: Path, stop: threading.Event) -> None:
@@ -198,9 +197,8 @@ def take_away(family: Family, entry: Partition, seen: Identity, manifest: Manife
     """
     try:
         if not entry.path.exists() or identify(entry.path) != seen:
-            raise PartitionError(
-                f"{entry.path} was changed while it was archived; it stays here. Archive it again", week=entry.week
-            )
+            text = f"{entry.path} was changed while it was archived; it stays here. Archive it again"
+            raise PartitionError(text, week=entry.week)
         write_record(family, manifest)
         remove(entry.path)
         sync(entry.path.parent)
@@ -219,7 +217,10 @@ def bring_back(work: Work, week: Week, migrations: tuple[Migration, ...]) -> tup
     Raises PartitionMissingError for a week that is not in the archive, ArchiveDamagedError for one that is not what
     was put there, PartitionDamagedError, MigrationError, ArchiveError. The caller removes what is left behind then.
     """
-    manifest = find(work, week)
+    manifest, head = find(work, week), migrations[-1].version
+    if manifest.schema_version > head:
+        text = f"{week} was archived with schema version {manifest.schema_version}, this code knows {head}; upgrade it"
+        raise SchemaTooNewError(text, location=work.store.location)
     staging = work.family.new_restoring(week)
     try:
         create_private(staging)

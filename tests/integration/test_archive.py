@@ -25,6 +25,7 @@ from betcore_async.errors import (
     PartitionDamagedError,
     PartitionError,
     PartitionMissingError,
+    SchemaTooNewError,
 )
 from betcore_async.partitions import PartitionManager, PartitionState
 from betcore_async.partitions import archive_steps as steps
@@ -308,6 +309,24 @@ async def test_a_file_that_was_changed_while_it_was_archived_stays(weeks, monkey
     with pytest.raises(PartitionError, match="changed while it was archived"):
         await weeks.manager.archive(W[1])
     assert len((await bets_of(weeks)).bets) == 12
+
+
+async def test_a_week_of_a_newer_release_is_told_as_such_before_it_is_downloaded(weeks, tmp_path):
+    source = shutil.copytree(weeks.manager._migrator.source, tmp_path / "migrations")
+    head = weeks.manager._head
+    (source / f"{head + 1:04}_nickname.up.sql").write_text("ALTER TABLE users ADD COLUMN nickname TEXT;\n")
+    (source / f"{head + 1:04}_nickname.down.sql").write_text("ALTER TABLE users DROP COLUMN nickname;\n")
+    elsewhere = shutil.copytree(weeks.folder, tmp_path / "elsewhere")
+    async with manager_for(elsewhere, weeks.clock, migrations=source) as newer:
+        await newer.archive(W[1])
+    shutil.copytree(elsewhere / "bets.db-archive", archive_of(weeks))
+    weeks.file(W[1]).unlink()
+    await weeks.manager._refresh()
+    stages = []
+    with pytest.raises(SchemaTooNewError, match=f"schema version {head + 1}, this code knows {head}; upgrade it"):
+        await weeks.manager.restore(W[1], on_progress=lambda progress: stages.append(progress.stage))
+    assert stages == []
+    assert not list(weeks.folder.glob("*.restoring*"))
 
 
 # Queries

@@ -15,7 +15,7 @@ from betcore_async.config import PartitionSettings
 from betcore_async.errors import BusyTimeoutError, PartitionError
 from betcore_async.partitions import AutoRotation, PartitionManager, rotation
 from betcore_async.partitions.auto_rotation import LONGEST_RETRY, LOOK_EVERY
-from betcore_async.partitions.files import Family
+from betcore_async.partitions.files import FOLDER, ROTATION, Family
 
 
 class Sleeper:
@@ -132,9 +132,10 @@ async def test_of_several_processes_one_rotates_and_the_others_follow(tmp_path):
     assert states(tmp_path) == {str(week): "live" if week == W[3] else "sealed" for week in W[:4]}
 
 
-async def test_a_family_that_is_held_for_long_is_waited_for(tmp_path):
+@pytest.mark.parametrize("lock", [FOLDER, ROTATION])
+async def test_a_family_that_is_held_for_long_is_waited_for(tmp_path, lock):
     async with platform(tmp_path, busy_timeout=timedelta(milliseconds=20)) as it:
-        async with Family(tmp_path / "bets.db").alone(timedelta()):
+        async with Family(tmp_path / "bets.db").alone(timedelta(), lock):
             _, events = await run(it, W[1].start)
         assert [(event["log_level"], event["event"]) for event in events] == [
             ("warning", "rotation waits for another process")

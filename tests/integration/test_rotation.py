@@ -28,7 +28,7 @@ from betcore_async.errors import (
 from betcore_async.models import BetStatus
 from betcore_async.partitions import PartitionManager, carry, files, rotation, scanner, staging
 from betcore_async.partitions.catalog import discover
-from betcore_async.partitions.files import Family
+from betcore_async.partitions.files import FOLDER, ROTATION, Family
 from betcore_async.sqlite.group import GroupCommit
 from betcore_async.sqlite.migrations import load_migrations, shipped_folder
 from betcore_async.stores import outbox
@@ -247,14 +247,16 @@ async def test_a_seal_whose_outcome_is_unknown_is_found_out_by_the_next_call(it,
     assert (await it.ledger.audit()).ok
 
 
-async def test_a_rotation_gives_up_while_another_process_holds_the_family(tmp_path):
+@pytest.mark.parametrize("lock", [FOLDER, ROTATION])
+async def test_a_rotation_gives_up_while_another_process_holds_the_family(tmp_path, lock):
     async with platform(tmp_path, busy_timeout=timedelta(milliseconds=30)) as it:
         it.clock.advance(WEEK)
-        async with Family(tmp_path / "bets.db").alone(timedelta()):
-            with pytest.raises(BusyTimeoutError, match="opening or rotating") as caught:
+        async with Family(tmp_path / "bets.db").alone(timedelta(), lock):
+            with pytest.raises(BusyTimeoutError, match="rotating") as caught:
                 await it.manager.rotate_to_new_week()
             assert caught.value.attempts >= 2
             await it.users.create("0xabc", 1)  # writers are not held up by it
+            assert not list(tmp_path.glob("*.staging"))
         assert (await it.manager.rotate_to_new_week()).performed
 
 
