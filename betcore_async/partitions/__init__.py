@@ -2,10 +2,10 @@
 
 from betcore_async.partitions.archive import ArchiveInfo, ArchiveProgress, VerifyReport
 from betcore_async.partitions.auto_rotation import AutoRotation
-from betcore_async.partitions.bets import Cursor
 from betcore_async.partitions.info import BetCount, BetPage, PartitionInfo, QueryRows, RotationReport
 from betcore_async.partitions.manager import PartitionManager
 from betcore_async.partitions.meta import PartitionState
+from betcore_async.partitions.question import Cursor
 from betcore_async.partitions.totals import BetTotals
 from betcore_async.partitions.week import Week
 

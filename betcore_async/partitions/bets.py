@@ -12,6 +12,7 @@ from itertools import product
 from betcore_async.models import OPEN_STATUSES, Bet, BetStatus
 from betcore_async.partitions.catalog import Partition
 from betcore_async.partitions.plan import Span
+from betcore_async.partitions.question import Cursor
 from betcore_async.partitions.weeks import Weeks
 
 Record = tuple[object, ...]
@@ -51,15 +52,6 @@ _PAGES = {
 _ANY = "SELECT 1 FROM bets WHERE user_id = ? AND placed_at >= ? AND placed_at < ? LIMIT 1"
 
 _BY_ID = "SELECT {columns} FROM bets WHERE id IN ({marks})"
-
-
-@dataclass(frozen=True, slots=True)
-class Cursor:
-    """Where a page ended; pass it back to get the next one."""
-
-    placed_at: int
-    """Microseconds since the epoch."""
-    id: str
 
 
 def cursor_after(record: Record) -> Cursor:

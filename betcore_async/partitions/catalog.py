@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 _TABLES = """
 SELECT count(*)
-FROM sqlite_schema
+FROM {schema}.sqlite_schema
 WHERE type = 'table' AND rootpage > 0 AND name IN ('partition_meta', 'users', 'bets', 'ledger_entries')
 """
 """Views and virtual tables, which run code of their own when they are read, have no root page."""
@@ -74,13 +74,18 @@ class Discovery:
 def inspect(path: Path, week: Week, head: int) -> Partition:
     """Return what the file at `path`, named after `week`, says of itself. A file that makes no sense is `damaged`."""
     try:
-        if path.is_symlink() or not path.is_file():
+        if not is_plain(path):
             raise PartitionDamagedError(f"{path} is not a regular file", path=path, reason="not a regular file")
         return ask(path, lambda raw: _read(raw, path, week, head))
     except (sqlite3.DatabaseError, BetcoreError) as error:
         if is_busy(error):
             raise
         return Partition(week, path, PartitionState.DAMAGED, problem=str(error))
+
+
+def is_plain(path: Path) -> bool:
+    """Tell whether there is a file: no link to one, no folder, no pipe, whose reader would wait for ever."""
+    return path.is_file() and not path.is_symlink()
 
 
 def ask(path: Path, question: Callable[[sqlite3.Connection], T]) -> T:
@@ -107,18 +112,18 @@ def _read(raw: sqlite3.Connection, path: Path, week: Week, head: int) -> Partiti
     return Partition(week, path, meta.state, version, meta.predecessor, meta.successor)
 
 
-def _check_owner(raw: sqlite3.Connection, path: Path) -> None:
-    (owner,) = raw.execute("PRAGMA application_id").fetchone()
+def _check_owner(raw: sqlite3.Connection, path: Path, schema: str = "main") -> None:
+    (owner,) = raw.execute(f"PRAGMA {schema}.application_id").fetchone()
     if owner != APPLICATION_ID:
         raise NotBetcoreDatabaseError(f"{path} belongs to something else (application_id {owner:#x})", path=path)
 
 
-def check_content(raw: sqlite3.Connection, path: Path, week: Week) -> PartitionMeta:
+def check_content(raw: sqlite3.Connection, path: Path, week: Week, schema: str = "main") -> PartitionMeta:
     """Return what a file says of itself. Raises PartitionDamagedError for one that is not the week's file."""
-    _check_owner(raw, path)
-    if raw.execute(_TABLES).fetchone() != (4,):
+    _check_owner(raw, path, schema)
+    if tuple(raw.execute(_TABLES.format(schema=schema)).fetchone()) != (4,):
         raise PartitionDamagedError(f"{path} has not the tables of a weekly file", path=path, reason="tables")
-    meta = read_meta(raw, path)
+    meta = read_meta(raw, path, schema)
     if meta.week != week:
         raise PartitionDamagedError(f"{path} says it holds {meta.week}", path=path, reason="another week")
     return meta

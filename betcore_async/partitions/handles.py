@@ -110,11 +110,13 @@ class HandlesConnection(sqlite3.Connection):
 
 
 def identify(path: Path) -> Identity:
-    """Return what tells this file from others. Raises StaleCatalogError where there is none."""
+    """Return what tells this file from others. Raises StaleCatalogError where there is none, or no plain file."""
     try:
-        found = path.stat()
+        found = path.lstat()
     except OSError as error:
         raise StaleCatalogError from error
+    if not stat.S_ISREG(found.st_mode):
+        raise StaleCatalogError
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 

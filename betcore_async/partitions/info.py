@@ -9,9 +9,9 @@ from typing import Self
 
 from betcore_async.errors import PartitionDamagedError
 from betcore_async.models import Bet
-from betcore_async.partitions.bets import Cursor
 from betcore_async.partitions.catalog import Partition
 from betcore_async.partitions.meta import PartitionState
+from betcore_async.partitions.question import Cursor
 from betcore_async.partitions.scanner import Scanner
 from betcore_async.partitions.week import Week
 from betcore_async.sqlite.failures import is_interrupt

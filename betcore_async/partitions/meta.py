@@ -28,7 +28,7 @@ class PartitionMeta:
     successor: Week | None
 
 
-_READ = "SELECT week, state, predecessor, successor FROM partition_meta WHERE id = 1"
+_READ = "SELECT week, state, predecessor, successor FROM {schema}.partition_meta WHERE id = 1"
 
 _WRITE = """
 INSERT INTO partition_meta (id, week, starts_at, ends_at, state, predecessor, created_at)
@@ -38,10 +38,10 @@ VALUES (1, ?, ?, ?, 'live', ?, ?)
 SEAL = "UPDATE partition_meta SET state = 'sealed', successor = ?, sealed_at = ? WHERE id = 1"
 
 
-def read_meta(raw: sqlite3.Connection, path: Path) -> PartitionMeta:
+def read_meta(raw: sqlite3.Connection, path: Path, schema: str = "main") -> PartitionMeta:
     """Return what the file says. Raises PartitionDamagedError where it says nothing that makes sense."""
     try:
-        row = raw.execute(_READ).fetchone()
+        row = raw.execute(_READ.format(schema=schema)).fetchone()
     except sqlite3.OperationalError as error:
         if "no such table" not in str(error):
             raise

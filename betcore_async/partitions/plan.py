@@ -42,8 +42,8 @@ def plan(partitions: Catalog, start: datetime, end: datetime, *, allow_partial: 
     """
     try:
         first, last = to_microseconds(start), to_microseconds(end)
-    except ValueError as error:
-        raise ModelError(str(error), field="start") from None
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ModelError(f"a range is from one aware datetime to another: {error}", field="start") from None
     if last < first:
         raise ModelError(f"the range ends ({end}) before it starts ({start})", field="end")
     known = timeline(partitions)

@@ -10,7 +10,6 @@ from typing import TypeVar
 
 from betcore_async.config import DatabaseSettings
 from betcore_async.errors import (
-    ModelError,
     PartitionArchivedError,
     PartitionDamagedError,
     PartitionError,
@@ -19,8 +18,8 @@ from betcore_async.errors import (
 )
 from betcore_async.models import Bet, BetStatus
 from betcore_async.partitions import bets, own_groups, own_sql
-from betcore_async.partitions.bets import BetQuery, Cursor
-from betcore_async.partitions.catalog import Discovery, Partition, came_back, discover, inspect
+from betcore_async.partitions.bets import BetQuery
+from betcore_async.partitions.catalog import Discovery, Partition, came_back, discover, inspect, is_plain
 from betcore_async.partitions.figure_cache import FigureCache
 from betcore_async.partitions.files import Family
 from betcore_async.partitions.handles import StaleCatalogError
@@ -29,6 +28,7 @@ from betcore_async.partitions.meta import PartitionState
 from betcore_async.partitions.migrating import at_version, move_each
 from betcore_async.partitions.own_sql import InGroups
 from betcore_async.partitions.plan import Catalog
+from betcore_async.partitions.question import Cursor, cursor_of, size_of, status_of, text_of
 from betcore_async.partitions.rotation import make_whole
 from betcore_async.partitions.scanner import Scanner, Scanners
 from betcore_async.partitions.stream import Part, PartQuery, next_part
@@ -93,10 +93,8 @@ class PartitionRouter:
         PartitionError for a week that is there already or not over yet, PartitionMissingError where there is no file,
         MigrationError and DatabaseError where it cannot be migrated.
         """
-        week, file, head = Week.parse(week), Path(path).resolve(), self._head
-        entry = await self._at_desk(lambda: inspect(file, week, head) if file.exists() else None)
-        if entry is None:
-            raise PartitionMissingError(f"there is no file {file}", weeks=(week,), path=file)
+        week, file, head = Week.parse(week), _existing(path, Week.parse(week)), self._head
+        entry = await self._at_desk(lambda: inspect(file, week, head))
         if entry.state is not PartitionState.SEALED:
             reason = entry.problem or f"it is {entry.state}"
             raise PartitionDamagedError(f"{file} cannot be attached as {week}: {reason}", path=file, reason=reason)
@@ -149,7 +147,7 @@ class PartitionRouter:
         """Read the catalog anew from the files, so that a rotation of another process is seen."""
         head = self._head
         discovery = await self._at_desk(lambda: discover(self._family, head))
-        self._elsewhere = {week: entry for week, entry in self._elsewhere.items() if entry.path.exists()}
+        self._elsewhere = {week: entry for week, entry in self._elsewhere.items() if is_plain(entry.path)}
         # A sealed week that was not migrated along, or by a newer release, would be read wrongly.
         found = {week: at_version(entry, head) for week, entry in discovery.partitions.items()}
         here = {week: entry for week, entry in found.items() if week not in self._detached}
@@ -219,9 +217,8 @@ class PartitionRouter:
         PartitionMissingError when a week's file is not there, PartitionArchivedError when it is in the archive, unless
         `allow_partial`.
         """
-        if limit is not None and limit < 1:
-            raise ModelError(f"limit must be at least 1; got {limit}", field="limit")
-        query = BetQuery(user_id, status and BetStatus(status), newest_first, limit, cursor)
+        size = None if limit is None else size_of(limit, "limit")
+        query = BetQuery(text_of(user_id, "user_id"), status_of(status), newest_first, size, cursor_of(cursor))
 
         def answer(weeks: Weeks) -> tuple[list[bets.Record], set[Week]]:
             return bets.page(weeks, weeks.spans(start, end), query), weeks.missing
@@ -247,9 +244,8 @@ class PartitionRouter:
         stays open between two chunks, so a slow reader is no burden and may leave at any time; each chunk shows the
         outcomes of the moment it was read. Raises PartitionMissingError when a week's file is not there.
         """
-        if chunk < 1:
-            raise ModelError(f"chunk must be at least 1; got {chunk}", field="chunk")
-        query = PartQuery(user_id, status and BetStatus(status), newest_first, chunk)
+        whose = None if user_id is None else text_of(user_id, "user_id")
+        query = PartQuery(whose, status_of(status), newest_first, size_of(chunk, "chunk"))
         while True:
             records, after = await self._ask(
                 partial(_next_part, start=start, end=end, query=query), allow_partial=False
@@ -287,7 +283,7 @@ class PartitionRouter:
         allow_partial: bool = False,
     ) -> BetTotals:
         """Return count, staked amount and payouts of the bets placed in [start, end), of one user or of all."""
-        query = TotalsQuery(user_id, status and BetStatus(status))
+        query = TotalsQuery(None if user_id is None else text_of(user_id, "user_id"), status_of(status))
         return await self._ask(lambda weeks: totals(weeks, weeks.spans(start, end), query), allow_partial=allow_partial)
 
     async def query(
@@ -325,6 +321,13 @@ def _answer(function: Callable[[Scanner, Catalog], T], scanner: Scanner, catalog
         if any(came_back(catalog, week) for week in error.weeks):
             raise StaleCatalogError from error
         raise
+
+
+def _existing(path: str | Path, week: Week) -> Path:
+    try:
+        return Path(path).resolve(strict=True)
+    except (OSError, ValueError) as error:  # a name that no file can have is a ValueError
+        raise PartitionMissingError(f"there is no file {str(path)[:200]!r}: {error}", weeks=(week,)) from error
 
 
 def _next_part(weeks: Weeks, *, start: datetime, end: datetime, query: PartQuery) -> Part:

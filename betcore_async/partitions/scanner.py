@@ -15,8 +15,8 @@ from typing import TypeVar, cast
 from urllib.parse import quote
 
 from betcore_async.errors import BetcoreError, PartitionDamagedError, PoolClosedError
-from betcore_async.partitions.catalog import Partition
-from betcore_async.partitions.handles import Handle, HandlesConnection, StaleCatalogError, reaching
+from betcore_async.partitions.catalog import Partition, check_content
+from betcore_async.partitions.handles import Handle, HandlesConnection, StaleCatalogError, identify, reaching
 from betcore_async.partitions.week import Week
 from betcore_async.sqlite.connection import Link, connect_memory
 from betcore_async.sqlite.failures import is_broken, is_interrupt
@@ -45,16 +45,25 @@ class Scanner:
         if self._attached.get(week) == path:
             self._attached.move_to_end(week)
             return schema
-        self.detach(week)
+        self._detach(week)
         while len(self._attached) >= ATTACH_LIMIT:
-            self.detach(next(iter(self._attached)))
-        self._hub.handle(week, path)  # looks whether it is the week's file
-        # An absolute path, and mode=ro: a plain name would be created when missing.
-        statement, uri = f"ATTACH DATABASE ? AS {schema}", f"file:{quote(str(path.absolute()))}?mode=ro"
-        reaching(week, path, lambda: self.link.raw.execute(statement, (uri,)))
+            self._detach(next(iter(self._attached)))
+        reaching(week, path, lambda: self._attach(schema, week, path))
         self._attached[week] = path
-        self.link.raw.execute(f"PRAGMA {schema}.cache_size = -256")  # it would be 2 MB for each, to no use
         return schema
+
+    def _attach(self, schema: str, week: Week, path: Path) -> None:
+        raw, inode = self.link.raw, identify(path)[:2]
+        # An absolute path, and mode=ro: a plain name would be created when missing.
+        raw.execute(f"ATTACH DATABASE ? AS {schema}", (f"file:{quote(str(path.absolute()))}?mode=ro",))
+        try:
+            raw.execute(f"PRAGMA {schema}.cache_size = -256")  # it would be 2 MB for each, to no use
+            check_content(raw, path, week, schema)  # it may have been swapped since the folder was read
+            if identify(path)[:2] != inode:
+                raise StaleCatalogError
+        except BaseException:
+            insist(raw, f"DETACH DATABASE {schema}")
+            raise
 
     def handle(self, entry: Partition) -> Handle:
         """Return a week's file, open for reading, in a snapshot that lasts until the question is answered."""
@@ -70,6 +79,9 @@ class Scanner:
     def detach(self, week: Week) -> None:
         """Let go of a week's file, so that it may be moved or finalized."""
         self.let_go(week)
+        self._detach(week)
+
+    def _detach(self, week: Week) -> None:
         if week in self._attached:
             self.link.raw.execute(f"DETACH DATABASE {_schema(week)}")
             del self._attached[week]

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from betcore_async.models import Bet, BetStatus
-from betcore_async.partitions.bets import STATUS, BetQuery, Cursor, Record, complete, cursor_after, page
+from betcore_async.partitions.bets import STATUS, BetQuery, Record, complete, cursor_after, page
 from betcore_async.partitions.plan import Span
+from betcore_async.partitions.question import Cursor
 from betcore_async.partitions.week import Week
 from betcore_async.partitions.weeks import Weeks
 

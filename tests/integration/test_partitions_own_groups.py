@@ -9,9 +9,9 @@ from datetime import timedelta
 
 import pytest
 from sqlite_files import PATIENCE, Gate, until
-from weekly_files import ALWAYS, W, platform
+from weekly_files import ALWAYS, W, direct, platform
 
-from betcore_async.errors import PartitionMissingError, PoolClosedError
+from betcore_async.errors import PartitionDamagedError, PartitionMissingError, PoolClosedError
 from betcore_async.partitions import own_groups, scanner
 from betcore_async.partitions.handles import StaleCatalogError
 
@@ -181,6 +181,29 @@ async def test_a_week_that_is_detached_between_the_groups_is_not_opened_again(it
     for each in it.manager._reading.scanners._scanners:
         assert W[WEEKS - 2] not in each._attached
         assert W[WEEKS - 2].name not in each._hub._handles
+    assert not left_behind(it)
+
+
+async def test_a_file_that_is_swapped_between_the_groups_for_a_hostile_one_is_not_read(it, tmp_path, monkeypatch):
+    sql = "SELECT count(*) FROM bets"
+    assert (await ask(it, sql))[0][0] == 3 * WEEKS  # each file is open, and was found to be what it says
+    other = tmp_path / "other.db"
+    other.write_bytes(it.file(W[1]).read_bytes())
+    with direct(other) as raw:
+        raw.execute("ALTER TABLE bets RENAME TO real_bets")
+        raw.execute("CREATE VIEW bets AS SELECT * FROM real_bets")
+    entry = it.manager._catalog[W[1]]
+    for each in it.manager._reading.scanners._scanners:  # not attached any more, but open beside what is
+        await each.link.run(lambda _, each=each: (each.detach(W[1]), each.handle(entry)))
+    gate = gate_at(monkeypatch, W[1])
+    asked = asyncio.create_task(ask(it, sql))
+    await gate.reached()
+    other.replace(it.file(W[1]))
+    gate.open()
+    with pytest.raises(PartitionDamagedError, match=str(W[1])):
+        await asked
+    with pytest.raises(PartitionDamagedError, match=str(W[1])):
+        await ask(it, sql)
     assert not left_behind(it)
 
 

@@ -22,7 +22,7 @@ from betcore_async.errors import (
     PartitionMissingError,
 )
 from betcore_async.models import MAX_MONEY, Bet, BetStatus
-from betcore_async.partitions import BetTotals
+from betcore_async.partitions import BetTotals, Week
 
 MANY_WEEKS = 14  # more than SQLite attaches to a connection
 
@@ -135,10 +135,20 @@ async def check(model: Model, question: Question) -> None:
         chosen = {"user_id": None if user is None else user_id, "status": question.status}
         assert await manager.sum_bets(question.start, question.end, **chosen) == totals
         assert await manager.count_bets(question.start, question.end, **chosen) == len(bets)
+        streamed = manager.iterate_bets(
+            question.start, question.end, **chosen, newest_first=question.newest_first, chunk=question.limit or 1000
+        )
+        assert [bet async for bet in streamed] == _as_streamed(bets, question, of_all=user is None)
 
 
 def _expected(model: Model, question: Question) -> list[Bet]:
     bets = model.expect(question.user, question.start, question.end, question.status)
+    return bets[::-1] if question.newest_first else bets
+
+
+def _as_streamed(bets: list[Bet], question: Question, *, of_all: bool) -> list[Bet]:
+    """Of one user by time, of all week by week and by id."""
+    bets = sorted(bets, key=lambda bet: (str(Week.of(bet.placed_at)), bet.id)) if of_all else bets
     return bets[::-1] if question.newest_first else bets
 
 

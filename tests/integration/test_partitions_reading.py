@@ -1,6 +1,7 @@
 """How weekly files are read: in one hop, in one snapshot beside a rotation, with a bounded number of them open."""
 
 import asyncio
+import os
 import sqlite3
 
 import pytest
@@ -9,9 +10,16 @@ from hypothesis import strategies as st
 from sqlite_files import Gate, until
 from weekly_files import ALWAYS, Platform, W, direct, platform
 
-from betcore_async.errors import BetcoreError, NotBetcoreDatabaseError, PartitionDamagedError
+from betcore_async.errors import (
+    BetcoreError,
+    ModelError,
+    NotBetcoreDatabaseError,
+    PartitionDamagedError,
+    PartitionMissingError,
+)
 from betcore_async.partitions import PartitionState, Week, handles
 from betcore_async.partitions.handles import HandlesConnection
+from betcore_async.partitions.question import Cursor
 from betcore_async.sqlite.connection import Link
 
 
@@ -218,6 +226,84 @@ async def test_a_file_that_is_swapped_for_a_hostile_one_after_the_start_is_not_r
     await it.manager._reading.scanners.forget(W[1])  # else it goes on with the file it has open
     with pytest.raises((PartitionDamagedError, NotBetcoreDatabaseError), match=str(W[1])):
         await QUESTIONS[question](it)
+
+
+def a_link(path):
+    path.rename(path.with_name("moved"))
+    path.symlink_to(path.with_name("moved"))
+
+
+def a_pipe(path):
+    path.unlink()
+    os.mkfifo(path)  # who opened it to read would wait for ever
+
+
+def a_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+@pytest.mark.parametrize("swap", [a_link, a_pipe, a_folder])
+@pytest.mark.parametrize("elsewhere", [False, True])
+async def test_what_is_no_plain_file_any_more_is_not_opened(it, swap, question, elsewhere, tmp_path):
+    if elsewhere:
+        await it.manager.detach_partition(W[1])
+        path = it.file(W[1]).rename(tmp_path / "attached.db")
+        await it.manager.attach_partition(W[1], path)
+    swap(tmp_path / "attached.db" if elsewhere else it.file(W[1]))
+    await it.manager._reading.scanners.forget(W[1])
+    with pytest.raises(PartitionMissingError, match=str(W[1])):
+        await QUESTIONS[question](it)
+
+
+@pytest.mark.parametrize("swap", [a_link, a_pipe, a_folder])
+async def test_a_live_week_that_is_no_plain_file_any_more_is_not_read(it, swap):
+    await it.manager._reading.scanners.forget(W[3])
+    swap(it.file(W[3]))
+    with pytest.raises(PartitionDamagedError, match="not a regular file"):
+        await it.manager.count_bets(*ALWAYS)
+
+
+# What callers pass
+
+BAD = {
+    "a status there is not": lambda it: it.manager.query_bets(it.user, *ALWAYS, status="nope"),
+    "a status there is not, counted": lambda it: it.manager.count_bets(*ALWAYS, status=""),
+    "a status there is not, streamed": lambda it: anext(it.manager.iterate_bets(*ALWAYS, status="nope")),
+    "a limit in text": lambda it: it.manager.query_bets(it.user, *ALWAYS, limit="5"),
+    "a limit that is no whole number": lambda it: it.manager.query_bets(it.user, *ALWAYS, limit=1.5),
+    "a limit of True": lambda it: it.manager.query_bets(it.user, *ALWAYS, limit=True),
+    "a chunk beyond all bounds": lambda it: anext(it.manager.iterate_bets(*ALWAYS, chunk=2**70)),
+    "a cursor beyond all times": lambda it: it.manager.query_bets(it.user, *ALWAYS, cursor=Cursor(2**70, "x")),
+    "a cursor with text for a time": lambda it: it.manager.query_bets(it.user, *ALWAYS, cursor=Cursor("5", "x")),
+    "a cursor without an id": lambda it: it.manager.query_bets(it.user, *ALWAYS, cursor=Cursor(5, None)),
+    "a cursor that is none": lambda it: it.manager.query_bets(it.user, *ALWAYS, cursor=(5, "x")),
+    "half a character": lambda it: it.manager.query_bets("\ud800", *ALWAYS),
+    "half a character, added up": lambda it: it.manager.sum_bets(*ALWAYS, user_id="\ud800"),
+    "half a character, streamed": lambda it: anext(it.manager.iterate_bets(*ALWAYS, user_id="\ud800")),
+    "a user that is no text": lambda it: it.manager.query_bets(7, *ALWAYS),
+    "half a character in a cursor": lambda it: it.manager.query_bets(it.user, *ALWAYS, cursor=Cursor(5, "\ud800")),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+async def test_what_makes_no_sense_is_refused_before_any_file_is_asked(it, what, monkeypatch):
+    monkeypatch.setattr(Link, "run", lambda *_: pytest.fail("a file was asked"))
+    with pytest.raises(ModelError):
+        await BAD[what](it)
+
+
+@pytest.mark.parametrize("moment", ["2026-01-01", None, 5, ALWAYS[0].date(), ALWAYS[0].replace(tzinfo=None)])
+async def test_a_range_of_anything_but_aware_datetimes_is_refused(it, moment):
+    with pytest.raises(ModelError, match="aware datetime"):
+        await it.manager.count_bets(moment, ALWAYS[1])
+
+
+@pytest.mark.parametrize("path", ["a\0b", "a\ud800b", "a" * 5000, "not there"])
+async def test_a_path_that_names_no_file_is_not_attached(it, path):
+    with pytest.raises(PartitionMissingError, match="no file"):
+        await it.manager.attach_partition("2026-W01", path)
 
 
 # A start on many files
