@@ -28,6 +28,7 @@ class Books:
     bets: BetStore
     ledger: LedgerStore
     clock: Clock
+    folder: Path
 
     async def next_week(self) -> None:
         """Move a ManualClock to the same moment of the next week, and rotate."""
@@ -52,7 +53,7 @@ async def open_books(folder: Path, clock: Clock | None = None, **database: objec
     settings = DatabaseSettings(path=folder / "bets.db", **({"max_open_conns": 3, "max_idle_conns": 1} | database))
     async with PartitionManager(settings, clock=clock) as partitions:
         engine = SQLiteLedger(partitions, clock)
-        yield Books(partitions, engine, UserStore(engine), BetStore(engine), LedgerStore(engine), clock)
+        yield Books(partitions, engine, UserStore(engine), BetStore(engine), LedgerStore(engine), clock, folder)
 
 
 def id_born(moment: datetime) -> str:

@@ -27,11 +27,12 @@ def log_of(path: Path) -> bytes:
 def copy_files(folder: Path, to: Path) -> None:
     """Copy all files of a folder, as they are at this moment.
 
-    A week that was left may be tidied up meanwhile: its log goes into its file and away, then it is made read-only. So
-    logs are copied before files, and modes are those from before.
+    A week that was left may be tidied up meanwhile: its log goes into its file and away, a journal comes and goes, then
+    it is made read-only. So logs are copied before files, journals behind them, and modes are those from before.
     """
     to.mkdir(mode=0o700)
-    for path in sorted(folder.iterdir(), key=lambda path: not path.name.endswith("-wal")):
+    files = sorted(folder.iterdir(), key=lambda path: (not path.name.endswith("-wal"), path.name.endswith("-journal")))
+    for path in files:
         if path.is_file() and not path.name.endswith("-shm"):  # what is in that dies with the last process
             with contextlib.suppress(FileNotFoundError):  # gone by now
                 mode = path.stat().st_mode
