@@ -156,10 +156,13 @@ def integration(session: nox.Session) -> None:
 
 @nox.session
 def sweep(session: nox.Session) -> None:
-    """Kill rotations, starts, archives and restores at every step there is; `tests` kills them at a sample."""
+    """Kill rotations, starts, archives and restores at every step, and settle cells of 100,000 bets.
+
+    `tests` kills them at a sample of the steps, and settles small cells.
+    """
     install(session, extras="[archive,cli,embedded]", groups=("test",))
-    files = ("tests/reliability/test_rotation_crash.py", "tests/reliability/test_archive_crash.py")
-    session.run("pytest", "--every-step", *PARALLEL, *files, *session.posargs, interrupt_timeout=GRACE)
+    files = [f"tests/reliability/test_{name}.py" for name in ("rotation_crash", "archive_crash", "big_cells")]
+    session.run("pytest", "--every-step", "--full-size", *PARALLEL, *files, *session.posargs, interrupt_timeout=GRACE)
 
 
 @nox.session

@@ -236,9 +236,10 @@ class CellClosedError(LedgerError):
 
 
 class BalanceLimitError(LedgerError):
-    """A balance would grow beyond 2^63 - 1. `user_id`, `amount`; of a payout also `bet_id`, the bet that stays open.
+    """A balance would grow beyond 2^63 - 1. `user_id`, `amount`.
 
-    Of a cell: `bet_ids`, the bets that stay open, and `settled`, what became of all others.
+    Of a payout or a refund also `bet_id`, the bet that stays open; of a cell `bet_ids`, the bets that stay open, and
+    `settled`, what became of all others.
     """
 
 

@@ -105,7 +105,8 @@ class BetStore:
     async def settle(self, bet_id: str, won: bool) -> Bet:  # noqa: FBT001 - public name
         """Decide an open bet, and pay it out if it is won; repeated, it changes nothing.
 
-        Raises BetNotFoundError, and InvalidTransitionError for a bet that was decided otherwise.
+        Raises BetNotFoundError, InvalidTransitionError for a bet that was decided otherwise, and BalanceLimitError for
+        a payout that its user's balance cannot hold: the bet stays open.
         """
         return await self._engine.execute(SettleBet(bet_id, won))
 
@@ -137,7 +138,11 @@ class BetStore:
         return settled
 
     async def cancel(self, bet_id: str) -> Bet:
-        """Call an open bet off and refund its stake. Raises BetNotFoundError, InvalidTransitionError."""
+        """Call an open bet off and refund its stake.
+
+        Raises BetNotFoundError, InvalidTransitionError, and BalanceLimitError for a refund that its user's balance
+        cannot hold: the bet stays open.
+        """
         return await self._engine.execute(CancelBet(bet_id))
 
     async def history(

@@ -219,7 +219,7 @@ def _give(books: Books, user_id: str, amount: int, reference: _Reference) -> Non
     changed = books.raw.execute(_CHANGE_ALWAYS, change).fetchone()
     if changed is None:
         reason = refused(books.raw, user_id, amount) or unknown_user(user_id)
-        if reference[0] == "payout":
+        if reference[0] in {"payout", "refund"}:
             reason.facts["bet_id"] = reference[1]
         raise reason
     _book(books, (user_id, *changed), amount, reference)

@@ -1,5 +1,7 @@
 """What each command does, and why it refuses to."""
 
+from datetime import timedelta
+
 import pytest
 from conformance.story import PPM, a_bet, balance, cast, command, create, entries, history, place, state
 
@@ -181,6 +183,33 @@ async def test_a_winner_who_cannot_be_paid_is_told_and_stays_open(engine):
         await engine.execute(SettleBet(bet, won=True))
     assert (caught.value.user_id, caught.value.bet_id) == (rich.id, bet)
     assert (await engine.bet(bet)).is_open
+
+
+async def test_a_stake_that_cannot_be_refunded_is_told_and_its_bet_stays_open(engine):
+    ann = await create(engine, "ann", 100)
+    bet = await place(engine, ann, 10)
+    await engine.execute(Deposit(engine.new_id(), ann.id, MAX_MONEY - 90))
+    before = await state(engine, ann)
+    with pytest.raises(BalanceLimitError) as caught:
+        await engine.execute(CancelBet(bet))
+    assert (caught.value.user_id, caught.value.bet_id, caught.value.amount) == (ann.id, bet, 10)
+    assert await state(engine, ann) == before
+    assert (await engine.bet(bet)).is_open
+
+
+@pytest.mark.parametrize("won", [True, False])
+async def test_a_clock_that_steps_back_takes_no_moment_along(deployment, engine, won):
+    ann = await create(engine, "ann")
+    bets = [await place(engine, ann, 10, cell) for cell in ("a", "b", "c", "cell")]
+    placed_at = (await engine.bet(bets[0])).placed_at
+    deployment.clock.advance(-timedelta(hours=1))
+    await engine.execute(ConfirmBet(bets[0]))
+    await engine.execute(SettleBet(bets[1], won))
+    await engine.execute(CancelBet(bets[2]))
+    assert (await engine.execute(SettleChunk("cell", won, 1))).bets == 1
+    assert [(await engine.bet(bet)).resolved_at for bet in bets] == [None, placed_at, placed_at, placed_at]
+    now = await engine.user(ann.id)
+    assert now.updated_at == ann.updated_at
 
 
 async def test_each_bet_of_a_batch_has_its_own_outcome(engine):

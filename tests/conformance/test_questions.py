@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from conformance.story import ALWAYS, a_bet, create, entries, history, place
 
+from betcore_async.ids import born_at, parse_id
 from betcore_async.models import BetStatus
+from betcore_async.partitions import Week
 from betcore_async.stores.commands import Deposit, SettleBet
 
 
@@ -62,9 +64,27 @@ async def test_entries_are_told_from_either_end_without_what_is_carried_forward(
     assert [(entry.ref_type, entry.amount, entry.balance_after) for entry in newest] == told[:-4:-1]
 
 
-async def test_ids_grow(engine):
+async def test_entries_are_those_of_a_window_whose_end_is_not_part_of_it(deployment, engine, three_weeks):
+    ann, _ = three_weeks
+    every = await engine.entries(ann.id, *ALWAYS, limit=None, newest_first=False)
+    start, end = every[3].created_at, every[9].created_at
+    assert every[2].created_at < start < end
+    expected = [entry for entry in every if start <= entry.created_at < end]
+    assert expected[0] == every[3]
+    assert every[9] not in expected
+    assert await engine.entries(ann.id, start, end, limit=None, newest_first=False) == expected
+    assert await engine.entries(ann.id, start, end, limit=4, newest_first=True) == expected[:-5:-1]
+    assert await engine.entries("nobody", *ALWAYS, limit=None, newest_first=True) == []
+
+
+async def test_ids_are_fresh_grow_and_carry_their_time(deployment, engine):
     ids = [engine.new_id() for _ in range(100)]
     assert ids == sorted(set(ids))
+    async with deployment.engine() as other:
+        ids += [other.new_id() for _ in range(100)]
+    assert len(set(ids)) == 200
+    for identifier in ids:
+        assert abs(born_at(parse_id(identifier)) - deployment.clock()) < timedelta(milliseconds=1)
 
 
 async def test_the_audit_counts_what_there_is(engine, three_weeks):
@@ -83,6 +103,18 @@ async def test_the_audit_counts_what_there_is(engine, three_weeks):
         "held": 10_000 - 120 + 15 + 5,
     }
     assert told[-1][0] == told[-1][1]
+
+
+async def test_the_audit_of_some_weeks_is_of_those_alone(deployment, engine, three_weeks):
+    _, bets = three_weeks
+    weeks = [Week.of((await engine.bet(bets[number])).placed_at) for number in (0, 4, 8)]
+    told = []
+    report = await engine.audit([weeks[1]], lambda done, of: told.append((done, of)))
+    assert report.ok
+    assert report.counts["weeks"] == 1
+    assert report.counts["staked"] == 40
+    assert told[-1] == (1, 1)
+    assert (await engine.audit(weeks, None)).counts["staked"] == 120
 
 
 def test_these_tests_know_no_engine():

@@ -27,6 +27,24 @@ async def test_nobody_spends_more_than_they_have(deployment, engine):
     assert await balance(engine, ann) == 10
 
 
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_was_answered_is_there_for_everybody_at_once_and_for_good(deployment, engine, kind):
+    those = await cast(engine)
+    wanted = command(engine, those, kind)
+    users = [those.ann, those.bob]
+    async with deployment.engine() as watching:
+        before = await state(watching, *users)
+        async with deployment.engine() as short_lived:
+            first = await short_lived.execute(wanted)
+            after = await state(watching, *users)
+            assert after == await state(short_lived, *users)
+            assert (after != before) is (kind != "create")
+        again = await watching.execute(wanted)
+        assert again == first
+        assert told_as_replay(again)
+        assert await state(watching, *users) == after
+
+
 async def test_entries_tell_one_story_however_many_wrote_it(deployment, engine):
     ann, bob = await create(engine, "ann"), await create(engine, "bob")
     async with deployment.engine() as other:
