@@ -212,14 +212,15 @@ def median_of(samples: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def show(results: dict[str, dict[str, dict[str, Any]]]) -> None:
-    print(f"{'':20}{'':26}{'bets/s':>10}{'±':>6}{'p50 ms':>9}{'p99 ms':>9}{'ours':>8}  broken")
+    print(f"{'':24}{'':26}{'bets/s':>10}{'±':>6}{'p50 ms':>9}{'p99 ms':>9}{'CPU us':>8}{'ours':>8}  broken")
     for case, contenders in results.items():
         ours = next(iter(contenders.values()))["ops"]
         for name, found in contenders.items():
             times = [f"{found[key] / 1000:>9.2f}" if found[key] else f"{'':9}" for key in ("p50_us", "p99_us")]
+            times.append(f"{found['cpu_us']:>8.1f}" if "cpu_us" in found else f"{'':8}")
             spread = found["spread"] / found["ops"]
             print(
-                f"{case:20}{name:26}{found['ops']:>10,.0f}{spread:>6.0%}{''.join(times)}"
+                f"{case:24}{name:26}{found['ops']:>10,.0f}{spread:>6.0%}{''.join(times)}"
                 f"{ours / found['ops']:>7.1f}x{found['broken']:>8}"
             )
     beside = results[BESIDE][SETTLE_CELL]
@@ -235,7 +236,7 @@ def show(results: dict[str, dict[str, dict[str, Any]]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two short rounds, under a minute")
+    parser.add_argument("--quick", action="store_true", help="one short round, under a minute")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0, help="length of one measurement of placing")
     parser.add_argument("--bets", type=int, default=40_000, help="open bets of the cell that is settled")

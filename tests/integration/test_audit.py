@@ -15,7 +15,7 @@ from betcore_async.errors import ModelError, PartitionMissingError
 from betcore_async.partitions import Week
 from betcore_async.stores import NewBet, Violation, audit_accounts, audit_cells, audit_ids, audit_sums, outbox
 from betcore_async.stores.audit import IN_AND_OUT, MOST_PER_RULE
-from betcore_async.stores.audit_accounts import FUNDED, RULES, Accounts
+from betcore_async.stores.audit_accounts import FUNDED, RULES, SUM, Accounts
 from betcore_async.stores.audit_cells import DECIDED
 from betcore_async.stores.audit_chain import HOLDS
 from betcore_async.stores.audit_hand_over import ACROSS
@@ -625,6 +625,48 @@ async def test_a_planted_fault_is_named_by_rule_week_and_row(story, rule, week, 
     assert {found.week for found in report.violations} <= {week, Week(week).next().name}
     assert all(violation.detail for violation in report.violations)
     assert report.first == report.violations[0]
+    for violation in report.violations:
+        story.assert_it_leads_to_its_row(violation)
+
+
+# What must never pass: the statement, the rule, and the row, in a week that is sealed and in the live one
+NEVER = {
+    "a changed balance": ("UPDATE users SET balance = balance + 1 WHERE id = :ann", SUM, "ann"),
+    "a deleted entry": ("DELETE FROM ledger_entries WHERE id = :{label}_deposit", SUM, "ann"),
+    "an edited entry": (
+        "UPDATE ledger_entries SET metadata = '{{}}' WHERE id = :{label}_deposit",
+        HOLDS,
+        "{label}_deposit",
+    ),
+    "a doubled payout": (
+        "UPDATE ledger_entries SET amount = amount * 2 WHERE ref_type = 'payout' AND ref_id = :{label}_won",
+        "a won bet is paid amount × rate",
+        "{label}_won",
+    ),
+    "a bet in two homes": (
+        "UPDATE bets SET id = :{before}_lost WHERE id = :{label}_lost",
+        "what happened once is in one week",
+        "{before}_lost",
+    ),
+    "a broken chain": ("UPDATE ledger_chain SET hash = randomblob(32) WHERE seq = 4", HOLDS, "link 4"),
+    "a lost carry-forward": (
+        "DELETE FROM ledger_entries WHERE ref_type = 'carry_forward' AND user_id = :bob",
+        "a balance opens as it closed the week before",
+        "bob",
+    ),
+}
+
+
+@pytest.mark.parametrize(("week", "before", "label"), [(SECOND, "first", "second"), (THIRD, "second", "third")])
+@pytest.mark.parametrize("fault", NEVER)
+async def test_what_must_never_pass_is_found_in_a_sealed_week_and_in_the_live_one(story, fault, week, before, label):
+    sql, rule, row = (text.format(before=before, label=label) for text in NEVER[fault])
+    story.plant(week, sql)
+    report = await story.audit()
+    assert (week, rule, story.names.get(row, row)) in {
+        (found.week, found.rule, found.subject) for found in report.violations
+    }
+    assert report.first.week == week
     for violation in report.violations:
         story.assert_it_leads_to_its_row(violation)
 
