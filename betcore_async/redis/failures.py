@@ -110,7 +110,9 @@ def translate(error: ServerError, *, command: str, address: str, waited: float, 
         return timed_out(command, address, waited)
     if isinstance(error, InvalidResponse):
         return RedisUnavailableError(f"what listens at {address} does not speak the Redis protocol", address=address)
-    return RedisUnavailableError(f"no Redis server answers at {address}: {error}", address=address)
+    return RedisUnavailableError(
+        f"no Redis server answers at {address}: {error}; start one, or say where it is (REDIS_ADDR)", address=address
+    )
 
 
 def command_error(error: Exception, command: str) -> RedisCommandError:

@@ -31,18 +31,25 @@ BLOCKS = [
 def test_the_python_of_the_documentation_runs(block, tmp_path, redis_url):
     server = RedisSettings.from_url(redis_url)
     environ = {
-        **os.environ,
         "REDIS_ADDR": server.addr,
         "REDIS_DB": str(server.db),
         "REDIS_USERNAME": server.username or "",
         "REDIS_PASSWORD": server.password.get_secret_value() if server.password else "",
         "REDIS_TLS": str(server.tls),
-        "PYTHONWARNINGS": "error",
     }
+    assert_runs(block, tmp_path, environ)
+
+
+def test_the_quick_start_needs_no_server(tmp_path):
+    (quick_start,) = PYTHON.findall((ROOT / "README.md").read_text())
+    assert_runs(quick_start, tmp_path, {"REDIS_ADDR": "127.0.0.1:1"})  # where none answers
+
+
+def assert_runs(block, folder, environ):
     done = subprocess.run(
         [sys.executable, "-c", block],
-        cwd=tmp_path,
-        env=environ,
+        cwd=folder,
+        env={**os.environ, **environ, "PYTHONWARNINGS": "error"},
         capture_output=True,
         text=True,
         check=False,
