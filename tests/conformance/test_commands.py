@@ -281,6 +281,33 @@ async def test_a_chunk_pays_whom_it_can(engine):
     assert await balance(engine, ann) == 1_005
 
 
+async def test_chunks_that_come_again_tell_of_their_own_unpaid_bets_alone(engine):
+    rich, ann = await create(engine, "rich", MAX_MONEY), await create(engine, "ann")
+    bets = [await place(engine, user, 10) for user in (rich, ann, rich, ann)]
+    await engine.execute(Deposit(engine.new_id(), rich.id, 20))
+    chunks = [SettleChunk("cell", True, number, 2) for number in (1, 2)]
+    first = [await engine.execute(chunk) for chunk in chunks]
+    assert [chunk.unpaid for chunk in first] == [(bets[0],), (bets[2],)]
+    for chunk, told in zip(chunks, first, strict=True):
+        again = await engine.execute(chunk)
+        assert again == told
+        assert again.replayed
+
+
+@pytest.mark.parametrize("won", [True, False])
+async def test_behind_the_last_chunk_of_a_cell_there_is_nothing(engine, won):
+    ann = await create(engine, "ann")
+    await place(engine, ann, 10)
+    await engine.execute(SettleChunk("cell", won, 1))
+    before = await state(engine, ann)
+    for number in (2, 2):
+        beyond = await engine.execute(SettleChunk("cell", won, number))
+        assert (beyond.bets, beyond.payout, beyond.unpaid, beyond.is_last, beyond.replayed) == (0, 0, (), True, True)
+    with pytest.raises(ModelError):
+        await engine.execute(SettleChunk("cell", won, 3))
+    assert await state(engine, ann) == before
+
+
 async def test_bets_are_decided_in_the_weeks_after_their_own(deployment, engine):
     those = await cast(engine)
     late = await place(engine, those.bob, 10, "late")

@@ -2,18 +2,25 @@
 
 import asyncio
 import contextlib
+import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from ledger_files import CELL, NOON, WEEK, open_books, path_of
 from reliability.crash_points import Crash, log_of
+from reliability.mortal_books import is_replay
 
 from betcore_async.clock import ManualClock, to_microseconds
+from betcore_async.errors import CommitOutcomeUnknownError
 from betcore_async.models import LedgerEntry
 from betcore_async.partitions import chain
 from betcore_async.sqlite.connection import open_raw
+from betcore_async.sqlite.group import GroupCommit
 from betcore_async.sqlite.rows import Row
 from betcore_async.stores import SQLiteLedger
 from betcore_async.stores.commands import (
@@ -29,6 +36,7 @@ from betcore_async.stores.commands import (
     Withdraw,
 )
 
+TESTS = Path(__file__).parents[1]
 PPM = 1_500_000
 TODAY = NOON + WEEK
 
@@ -156,6 +164,50 @@ async def test_killed_at_any_byte_of_its_commit_a_command_has_happened_whole_or_
         left = tmp_path / str(cut)
         done.crash.leave(left, cut)
         assert await done.complaint(left, happened=cut == cuts[-1]) is None, cut
+
+
+# A commit of which nobody can say whether it took place
+
+
+@pytest.mark.parametrize("committed", [True, False])
+@pytest.mark.parametrize("name", COMMANDS)
+async def test_a_command_whose_commit_is_unknown_is_repeated_to_find_out(scene, tmp_path, monkeypatch, name, committed):
+    shutil.copytree(scene.folder, tmp_path / "live")
+    commit = GroupCommit.commit
+
+    def unknown(group):
+        if committed:
+            commit(group)
+        raise CommitOutcomeUnknownError("fsync failed")
+
+    async with open_books(tmp_path / "live", ManualClock(TODAY)) as books:
+        command, before = COMMANDS[name](scene), await state_of(books, scene)
+        with monkeypatch.context() as patch:
+            patch.setattr(GroupCommit, "commit", unknown)
+            with pytest.raises(CommitOutcomeUnknownError):
+                await books.engine.execute(command)
+        assert (await state_of(books, scene) != before) is committed
+        outcome = await books.engine.execute(command)
+        after = await state_of(books, scene)
+        assert after != before
+        again = await books.engine.execute(command)
+        assert again == outcome
+        assert is_replay(outcome) is committed
+        assert is_replay(again)
+        assert await state_of(books, scene) == after
+        await books.assert_audit_is_clean()
+
+
+def test_a_disk_that_fails_at_any_page_of_a_commit_leaves_none_of_it(scene, tmp_path):
+    """A limit to the size of files makes the write of the log fail with an I/O error, as a dying disk does."""
+    shutil.copytree(scene.folder, tmp_path / "live")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
+    command = [sys.executable, str(TESTS / "reliability" / "disk_worker.py"), str(tmp_path / "live"), *scene.users]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=50, check=False)
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout)
+    assert found["unknown"] >= 5
+    assert found["half"] == []
 
 
 # Engines that are less. The same checks have to find it, wherever they die.
