@@ -88,6 +88,8 @@ WHERE one.ref_type IN ('transfer_in', 'transfer_out')
 SELECT 'ledger_entries', id, ref_type || ' of ' || amount
 FROM {this}.ledger_entries
 WHERE (amount < 0) <> (ref_type IN ('withdrawal', 'transfer_out', 'stake'))
+    OR ref_type NOT IN ('opening', 'carry_forward', 'deposit', 'withdrawal', 'transfer_in', 'transfer_out', 'stake',
+        'payout', 'refund')
 """,
     "rows lie in their week": """
 SELECT 'ledger_entries', entries.id, 'written at ' || entries.created_at

@@ -317,6 +317,12 @@ FAULTS = [
         ["UPDATE ledger_entries SET amount = -7 WHERE id = :second_deposit"],
     ),
     (
+        "money moves the way its entry says",
+        SECOND,
+        "second_deposit",
+        ["UPDATE ledger_entries SET ref_type = 'bonus' WHERE id = :second_deposit"],
+    ),
+    (
         "rows lie in their week",
         SECOND,
         "second_deposit",
