@@ -281,6 +281,19 @@ async def test_a_chunk_pays_whom_it_can(engine):
     assert await balance(engine, ann) == 1_005
 
 
+async def test_a_payout_may_be_all_that_a_balance_can_hold(engine):
+    rich, poor = await create(engine, "rich", MAX_MONEY), await create(engine, "poor", 10)
+    await engine.execute(a_bet(engine, rich, MAX_MONEY, ppm=1_000_000))
+    await engine.execute(a_bet(engine, poor, 10))
+    paid, number = [], 0
+    while not paid or not paid[-1].is_last:
+        number += 1
+        paid.append(await engine.execute(SettleChunk("cell", True, number)))
+        assert paid[-1].bets
+    assert sum(chunk.payout for chunk in paid) == MAX_MONEY + 15
+    assert [await balance(engine, user) for user in (rich, poor)] == [MAX_MONEY, 15]
+
+
 async def test_chunks_that_come_again_tell_of_their_own_unpaid_bets_alone(engine):
     rich, ann = await create(engine, "rich", MAX_MONEY), await create(engine, "ann")
     bets = [await place(engine, user, 10) for user in (rich, ann, rich, ann)]

@@ -20,12 +20,14 @@ from ledger_files import NOON, open_books
 from betcore_async.stores.commands import (
     CancelBet,
     ChunkSettlement,
+    ConfirmBet,
     Deposit,
     PlaceBet,
     PlaceBets,
     SettleBet,
     SettleChunk,
     Transfer,
+    Withdraw,
 )
 
 TASKS = 8
@@ -42,7 +44,10 @@ class Journal:
         os.write(self._file, json.dumps(line).encode() + b"\n")
 
 
-KINDS = {kind.__name__: kind for kind in (Deposit, Transfer, PlaceBet, SettleBet, CancelBet, SettleChunk)}
+KINDS = {
+    kind.__name__: kind
+    for kind in (Deposit, Withdraw, Transfer, PlaceBet, ConfirmBet, SettleBet, CancelBet, SettleChunk)
+}
 KINDS["PlaceBets"] = lambda *bets: PlaceBets(tuple(PlaceBet(*terms) for terms in bets))
 
 
@@ -63,11 +68,21 @@ def clock_since(started: float):
     return lambda: NOON + (datetime.fromtimestamp(time.time()) - datetime.fromtimestamp(started)) * SPEED  # noqa: DTZ006
 
 
+def a_move_of_money(books, users, chance):
+    new_id, amount = books.engine.new_id(), chance.randint(1, 50)
+    user, other = chance.sample(users, 2)
+    return chance.choice(
+        [Deposit(new_id, user, amount), Withdraw(new_id, user, amount), Transfer(new_id, user, other, 1)]
+    )
+
+
 async def play_a_bet(books, user, chance, execute):
     cell = f"cell {chance.randrange(CELLS)}"
     bet = await execute(PlaceBet(books.engine.new_id(), user, cell, chance.randint(1, 50), PPM))
     if chance.random() < 0.01:
         await asyncio.sleep(chance.random() / 5)  # it may be carried over meanwhile
+    if chance.random() < 0.3:
+        await execute(ConfirmBet(bet.id))
     await execute(CancelBet(bet.id) if chance.random() < 0.2 else SettleBet(bet.id, chance.random() < 0.5))
 
 
@@ -98,16 +113,13 @@ async def main(folder: str, journal: str, seed: int, seconds: float, started: fl
 
         async def player():
             while time.monotonic() < ends:
-                user, other = chance.sample(users, 2)
-                match chance.randrange(7):
-                    case 0:
-                        await execute(Deposit(books.engine.new_id(), user, chance.randint(1, 50)))
-                    case 1:
-                        await execute(Transfer(books.engine.new_id(), user, other, 1))
-                    case 2:
+                match chance.randrange(8):
+                    case 0 | 1 | 2:
+                        await execute(a_move_of_money(books, users, chance))
+                    case 3:
                         await play_a_cell(books, users, chance, execute)
                     case _:
-                        await play_a_bet(books, user, chance, execute)
+                        await play_a_bet(books, chance.choice(users), chance, execute)
 
         async def rotator():
             while time.monotonic() < ends:

@@ -90,6 +90,7 @@ async def assert_totals_are_those_of(folder, started, journal):
     won += [bet for bet, terms in bets.items() if cells.get(terms[2])]
     assert counts["opened"] == USERS * OPENING
     assert counts["deposited"] == sum(terms[2] for kind, terms in tried if kind == "Deposit")
+    assert counts["withdrawn"] == sum(terms[2] for kind, terms in tried if kind == "Withdraw")
     assert counts["bets"] == len(bets)
     assert counts["staked"] == sum(terms[3] for terms in bets.values())
     assert counts["paid"] == sum(bets[bet][3] * 3 // 2 for bet in won)
