@@ -37,7 +37,7 @@ from betcore_async.errors import (
     PoolClosedError,
     RotationError,
 )
-from betcore_async.partitions import PartitionState
+from betcore_async.partitions import PartitionState, catalog
 from betcore_async.partitions.files import Family
 from betcore_async.partitions.staging import build_first
 from betcore_async.sqlite.migrations import Migrator
@@ -141,6 +141,21 @@ async def test_a_live_week_is_kept_when_an_older_copy_takes_the_place_of_the_wee
     aside.rename(path)
     async with platform(weeks, W[3]) as it:
         assert await it.users.get(user.id) == user
+
+
+async def test_a_look_that_overlaps_a_rotation_sees_the_week_that_took_over(weeks, monkeypatch):
+    path, inspect = weeks / f"bets-{W[2]}.db", catalog.inspect
+    stale = [inspect(path, W[2], HEAD)]  # as it was read just before it was sealed
+    async with platform(weeks, W[2]) as it:
+        await it.next_week()
+        await it.users.create("0xdef", 5)
+        monkeypatch.setattr(
+            catalog,
+            "inspect",
+            lambda path, week, head: stale.pop() if week == W[2] and stale else inspect(path, week, head),
+        )
+        discovery = catalog.discover(Family(weeks / "bets.db"), HEAD)
+    assert (discovery.live, discovery.orphans, stale) == (W[3], [], [])
 
 
 def cut_while_writing(path: Path) -> None:
