@@ -17,7 +17,7 @@ from betcore_async.redis import PubSubHub
 from betcore_async.stores import outbox
 from betcore_async.stores.events import channel_of
 from betcore_async.stores.outbox import OutboxCursor, Told
-from betcore_async.tasks import finish
+from betcore_async.tasks import stop
 
 BATCH = 500
 """Events that are read, published and ticked off together."""
@@ -71,9 +71,7 @@ class OutboxRelay:
     async def close(self) -> None:
         """Stop; what was not told yet is told by the next relay. May be called again."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await finish(asyncio.wait([task]))
+        await stop(task)
 
     async def __aenter__(self) -> Self:
         await self.open()

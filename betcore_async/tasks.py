@@ -1,4 +1,4 @@
-"""Finishing what must not be cut off by a cancellation, stopping work on a thread, tasks that end together."""
+"""Finishing what must not be cut off by a cancellation; stopping tasks, and work on a thread; tasks that end together."""
 
 import asyncio
 import threading
@@ -35,6 +35,15 @@ async def finish(work: Coroutine[Any, Any, T] | asyncio.Future[T]) -> T:
     except BaseException as error:
         raise cancelled from error
     raise cancelled
+
+
+async def stop(*tasks: asyncio.Task[Any] | None) -> None:
+    """Cancel tasks, where they were ever begun, and wait for their end however often this is cancelled itself."""
+    begun = [task for task in tasks if task is not None]
+    for task in begun:
+        task.cancel()
+    if begun:
+        await finish(asyncio.wait(begun))
 
 
 async def in_thread(work: Callable[[threading.Event], T]) -> T:

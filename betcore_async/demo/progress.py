@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from betcore_async.demo.tally import Tally
-from betcore_async.tasks import finish
+from betcore_async.tasks import stop
 
 _REFRESH = 0.2  # seconds; faster flickers, slower looks stuck
 _LINE_EVERY = 5.0  # seconds
@@ -22,8 +22,7 @@ async def shown(tally: Tally, *, bar: bool) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        display.cancel()
-        await finish(asyncio.wait([display]))
+        await stop(display)
 
 
 async def _bar(tally: Tally) -> None:

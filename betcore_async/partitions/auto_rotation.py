@@ -15,7 +15,7 @@ from betcore_async.errors import BetcoreError, BusyTimeoutError, PartitionError,
 from betcore_async.logs import get_logger
 from betcore_async.partitions.manager import PartitionManager
 from betcore_async.partitions.week import Week
-from betcore_async.tasks import finish
+from betcore_async.tasks import stop
 
 LOOK_EVERY = 30.0
 """Most seconds between looks at the clock: it may be set, and a machine may sleep, while a timer does not notice."""
@@ -75,9 +75,7 @@ class AutoRotation:
     async def close(self) -> None:
         """Stop the task; a rotation that is going on is undone, or done where it was past undoing."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await finish(asyncio.wait([task]))
+        await stop(task)
 
     async def __aenter__(self) -> Self:
         await self.open()

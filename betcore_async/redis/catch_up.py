@@ -11,7 +11,7 @@ from betcore_async.redis.history import EMPTY, LAST, History, Matches, Offset, R
 from betcore_async.redis.subscription import Subscription
 from betcore_async.redis.topics import Topic, Topics
 from betcore_async.redis.transport import HasTransport
-from betcore_async.tasks import finish
+from betcore_async.tasks import stop
 
 _Wanted = tuple[Topic, Standing | None]
 """A topic to be read after a standing; None asks only where it stands."""
@@ -71,10 +71,7 @@ class CatchUp:
 
     async def stop(self) -> None:
         """Give up what is under way."""
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await finish(asyncio.wait(self._tasks))
+        await stop(*self._tasks)
 
     def _topics_of(self, subscription: Subscription) -> Iterator[Topic]:
         for name in subscription.channels:

@@ -17,7 +17,7 @@ from betcore_async.redis.shards import AnyLink, connect
 from betcore_async.redis.subscription import Subscription
 from betcore_async.redis.topics import Topic, Topics, is_pattern
 from betcore_async.redis.transport import HasTransport
-from betcore_async.tasks import finish
+from betcore_async.tasks import finish, stop
 
 _TURN = 64
 """Messages that are handed out before other tasks get a turn: below any useful buffer size, so that a burst does not
@@ -57,9 +57,7 @@ class Feed:
         for subscription in self.subscriptions:
             subscription.end()
         owner, self._owner = self._owner, None
-        if owner is not None:
-            owner.cancel()
-            await finish(asyncio.wait([owner]))
+        await stop(owner)
 
     # Subscribers come and go: plain bookkeeping, the owner task tells the server.
 
@@ -128,8 +126,7 @@ class Feed:
             self._patterns.reset()
             self._catch_up.suspend(self.subscriptions)
             await self._catch_up.stop()
-            tender.cancel()
-            await finish(asyncio.wait([tender]))
+            await stop(tender)
             link.close()
             await finish(link.closed())
         if not tender.cancelled() and (fault := tender.exception()):

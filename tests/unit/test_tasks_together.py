@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from betcore_async.tasks import all_of, task_group
+from betcore_async.tasks import all_of, stop, task_group
 
 
 async def test_results_come_in_the_order_of_the_works():
@@ -48,3 +48,30 @@ async def test_a_cancelled_group_is_cancelled():
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_stopped_tasks_have_ended_also_when_who_stops_them_is_cancelled():
+    ended, going = [], asyncio.Event()
+
+    async def slow_to_end(name):
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await going.wait()
+            ended.append(name)
+
+    tasks = [asyncio.create_task(slow_to_end(name)) for name in "ab"]
+    await asyncio.sleep(0)
+    stopping = asyncio.create_task(stop(tasks[0], None, tasks[1]))
+    for _ in range(3):
+        await asyncio.sleep(0)
+        stopping.cancel()
+    assert not stopping.done()
+    going.set()
+    with pytest.raises(asyncio.CancelledError):
+        await stopping
+    assert ended == ["a", "b"]
+
+
+async def test_to_stop_what_was_never_begun_does_nothing():
+    await stop(None)
