@@ -143,6 +143,9 @@ def _check_tables(tokens: Tokens, source: Tokens) -> None:
     ]
     if mentions != [source[0]]:
         refuse("anything but one of bets and ledger_entries, named once and first in FROM")
+    for before, token in pairwise(tokens):
+        if before.word == "IN" and token.is_name:  # a table without SELECT
+            refuse(f"IN {token.text}")
     for before, token in pairwise(source):
         if token.depth:
             continue

@@ -13,7 +13,7 @@ from betcore_async.partitions.merging import Merge, limit_of, merge_of
 from betcore_async.partitions.own_select import refuse
 from betcore_async.partitions.plan import Span
 from betcore_async.partitions.scanner import ATTACH_LIMIT, Scanner
-from betcore_async.partitions.views import Reach, reach_of, reading_only, views
+from betcore_async.partitions.views import Reach, attached_tables, reach_of, reading_only, tables_of, views
 from betcore_async.partitions.weeks import Weeks
 from betcore_async.sqlite.rows import Row
 from betcore_async.sqlite.transaction import Parameters
@@ -37,15 +37,16 @@ class InGroups:
         """Whether the answers are merged, and not put one after the other."""
         return self.merge.grouped or bool(self.merge.order)
 
-    def groups(self) -> Iterator[Sequence[Partition]]:
-        """Yield some files at a time, to be attached beside the newest one, where the users are."""
+    @property
+    def file_by_file(self) -> bool:
+        """Whether each group is one file, and nothing is asked of another."""
         # Aggregates of a union are added up row by row behind it: measured, file by file takes half the time.
-        room = 1 if self.merge.grouped else ATTACH_LIMIT - 1
-        files, newest = self.reach.files, self.reach.newest
-        older = [file for file in files if file.week != newest.week]
-        groups = [older[start : start + room] for start in range(0, len(older), room)]
-        yield from groups[:-1]
-        yield [*groups[-1], newest] if len(older) < len(files) else groups[-1]
+        return self.merge.grouped and "users" not in self.merge.partial.casefold()
+
+    def groups(self) -> Iterator[Sequence[Partition]]:
+        """Yield some files at a time, few enough to be attached beside the newest one, where the users are."""
+        room, files = 1 if self.merge.grouped else ATTACH_LIMIT - 1, self.reach.files
+        return (files[start : start + room] for start in range(0, len(files), room))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ def ask(weeks: Weeks, spans: Sequence[Span], sql: str, parameters: Parameters) -
     spans = spans or [Span(weeks.newest, 0, 0)]  # no week, no rows; but a count of them is 0
     reach = reach_of(weeks, spans)
     if len({file.week for file in (*reach.files, reach.newest)}) <= ATTACH_LIMIT:
-        with views(weeks.scanner, reach, reach.files) as raw:
+        with views(weeks.scanner, reach) as raw:
             return raw.execute(sql, parameters).fetchall()
     if not reach.whole:
         refuse("weeks missing between them, in which bets of the range may have been decided")
@@ -76,8 +77,16 @@ def ask(weeks: Weeks, spans: Sequence[Span], sql: str, parameters: Parameters) -
 
 
 def ask_group(scanner: Scanner, question: InGroups, files: Sequence[Partition]) -> Part:
-    with views(scanner, question.reach, files) as raw:
-        cursor = raw.execute(question.merge.partial, question.parameters)
+    if question.file_by_file:
+        (file,) = files
+        raw, tables = scanner.handle(file).raw, tables_of(question.reach, {file.week: "main"})
+    else:
+        raw, tables = scanner.link.raw, attached_tables(scanner, question.reach, files)
+    # Measured: to make and drop views takes as long as to look into a small file. What was found fit to be merged is
+    # one SELECT, to which WITH may be added.
+    names = ", ".join(f"{name} AS ({body})" for name, body in tables.items())
+    with reading_only(raw):
+        cursor = raw.execute(f"WITH {names} {question.merge.partial}", question.parameters)
         return Part([column[0] for column in cursor.description], cursor.fetchall())
 
 

@@ -65,24 +65,32 @@ def reach_of(weeks: Weeks, spans: Sequence[Span]) -> Reach:
 
 
 @contextlib.contextmanager
-def views(scanner: Scanner, reach: Reach, files: Sequence[Partition]) -> Iterator[sqlite3.Connection]:
-    """Yield a connection on which the views show what some files of the reach have; it can read them, and no more."""
-    attach, raw, newest = scanner.attach, scanner.link.raw, reach.newest
-    schemas = {file.week: attach(file.week, file.path) for file in (*files, newest)}
-    own = {file.week: schemas[file.week] for file in files}
-    bodies = {
-        "bets": _union(_decided(reach, own) if reach.whole else _completed(reach, own), Bet.COLUMNS),
-        "ledger_entries": _union(_entries(reach, own), ENTRY_COLUMNS),
-        "users": f"SELECT {User.COLUMNS} FROM {schemas[newest.week]}.users",
-    }
+def views(scanner: Scanner, reach: Reach) -> Iterator[sqlite3.Connection]:
+    """Yield a connection on which the views show what the files of the reach have; it can read them, and no more."""
+    raw = scanner.link.raw
     try:
-        for name, body in bodies.items():
+        for name, body in attached_tables(scanner, reach, reach.files).items():
             raw.execute(f"CREATE TEMP VIEW {name} AS {body}")
         with reading_only(raw):
             yield raw
     finally:
         for name in _VIEWS:
             insist(raw, f"DROP VIEW IF EXISTS temp.{name}")
+
+
+def attached_tables(scanner: Scanner, reach: Reach, files: Sequence[Partition]) -> dict[str, str]:
+    """Return, by name, the SELECT of what some files of the reach have, which are attached for that."""
+    schemas = {file.week: scanner.attach(file.week, file.path) for file in (*files, reach.newest)}
+    users = f"SELECT {User.COLUMNS} FROM {schemas[reach.newest.week]}.users"
+    return tables_of(reach, {file.week: schemas[file.week] for file in files}) | {"users": users}
+
+
+def tables_of(reach: Reach, schemas: Schemas) -> dict[str, str]:
+    """Return, by name, the SELECT of what is spread over some files of the reach."""
+    return {
+        "bets": _union(_decided(reach, schemas) if reach.whole else _completed(reach, schemas), Bet.COLUMNS),
+        "ledger_entries": _union(_entries(reach, schemas), ENTRY_COLUMNS),
+    }
 
 
 @contextlib.contextmanager

@@ -171,6 +171,7 @@ REFUSED = {
     "SELECT a.id FROM bets a, bets b": "named once",
     "SELECT id FROM bets WHERE id IN bets": "named once",
     "SELECT id FROM bets WHERE id IN 'bets'": "'bets'",
+    "SELECT count(*) FROM bets WHERE cell_id NOT IN cell_settlements": "IN cell_settlements",
     "SELECT count(*) FROM users": "named once",
     "SELECT users.id FROM users LEFT JOIN bets ON user_id = users.id": "named once",
     "SELECT bets.id FROM bets RIGHT JOIN users ON user_id = users.id": "RIGHT JOIN",
