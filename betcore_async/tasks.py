@@ -1,4 +1,4 @@
-"""Finishing what must not be cut off by a cancellation; stopping tasks, and work on a thread; tasks that end together."""
+"""Finishing what must not be cut off by a cancellation, stopping tasks and threads, tasks that end together."""
 
 import asyncio
 import threading
