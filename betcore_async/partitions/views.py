@@ -7,6 +7,7 @@ import contextlib
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from betcore_async.errors import PartitionError
 from betcore_async.models import Bet, User
@@ -115,10 +116,14 @@ def _union(selects: Iterator[str], columns: str) -> str:
 
 def _decided(reach: Reach, schemas: Schemas) -> Iterator[str]:
     """Select from each file the bets that were decided in it, from the last one also those that are open."""
-    start, end, last = reach.spans[0].start, reach.spans[-1].end, reach.files[-1].week
+    last = reach.files[-1].week
+    window = f"placed_at >= {reach.spans[0].start} AND placed_at < {reach.spans[-1].end}"
+    for one, other in pairwise(reach.spans):
+        if one.end < other.start:  # the files after a week that is left out hold bets of it, too
+            window += f" AND NOT (placed_at >= {one.end} AND placed_at < {other.start})"
     for week, schema in schemas.items():
         decided = "" if week == last else f" AND status NOT IN {_OPEN}"
-        yield f"SELECT {Bet.COLUMNS} FROM {schema}.bets WHERE placed_at >= {start} AND placed_at < {end}{decided}"
+        yield f"SELECT {Bet.COLUMNS} FROM {schema}.bets WHERE {window}{decided}"
 
 
 def _completed(reach: Reach, schemas: Schemas) -> Iterator[str]:

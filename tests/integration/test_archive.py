@@ -363,6 +363,16 @@ async def test_every_way_to_ask_says_so(weeks):
     assert (await manager.sum_bets(**span, allow_partial=True)).missing_weeks == (W[1],)
 
 
+async def test_sql_of_ones_own_leaves_out_the_bets_of_an_archived_week_that_went_on_open_too(weeks):
+    await weeks.manager.archive(W[1])
+    span = {"start": W[0].start, "end": W[5].end}
+    rows = await weeks.manager.query("SELECT id FROM bets", **span, allow_partial=True)
+    assert rows.missing_weeks == (W[1],)
+    assert {row["id"] for row in rows} == {bet.id for bet in (await bets_of(weeks, allow_partial=True)).bets}
+    (row,) = await weeks.manager.query("SELECT count(*) AS n FROM bets", **span, allow_partial=True)
+    assert row["n"] == await weeks.manager.count_bets(**span, allow_partial=True) == 10
+
+
 async def test_archived_and_missing_weeks_together_are_missing(weeks):
     await weeks.manager.archive(W[1])
     weeks.file(W[2]).unlink()

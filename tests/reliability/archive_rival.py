@@ -61,6 +61,15 @@ class Rival:
         assert sorted(bet.id for bet in page.bets) == self._but(page.missing_weeks), page.missing_weeks
         assert set(page.missing_weeks) <= set(GOES)
 
+    async def add_up(self) -> None:
+        totals = await self.it.manager.sum_bets(*ALWAYS, allow_partial=True)
+        assert totals.amount == 10 * len(self._but(totals.missing_weeks)), totals
+
+    async def select(self) -> None:
+        span = {"start": ALWAYS[0], "end": ALWAYS[1]}
+        rows = await self.it.manager.query("SELECT id FROM bets", **span, allow_partial=True)
+        assert sorted(row["id"] for row in rows) == self._but(rows.missing_weeks), rows.missing_weeks
+
     async def stream(self) -> None:
         seen = []
         try:
@@ -84,7 +93,7 @@ async def main(folder: str, user: str, bets: str) -> None:
     async with platform(Path(folder), LIVE, busy_timeout=timedelta(seconds=50)) as it:
         rival = Rival(it, user, by_week)
         work = [rival.archive, rival.retain, rival.restore, rival.restore, rival.verify]
-        work += [rival.query, rival.query_what_is_here, rival.stream, rival.audit]
+        work += [rival.query, rival.query_what_is_here, rival.add_up, rival.select, rival.stream, rival.audit]
         while ended.is_alive():
             one = random.choice(work)
             await one()
