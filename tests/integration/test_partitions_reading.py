@@ -178,6 +178,21 @@ HOSTILE = [with_a_view, with_a_virtual_table, with_another_owner, with_a_newer_s
 
 
 @pytest.mark.parametrize("spoil", HOSTILE)
+async def test_nothing_is_written_to_a_hostile_file_under_the_name_of_the_live_week(it, spoil):
+    await it.manager.close()
+    path = it.file(W[3])
+    with direct(path) as raw:
+        spoil(raw)
+        raw.execute("PRAGMA journal_mode = DELETE")
+    content = path.read_bytes()
+    with pytest.raises(BetcoreError, match=path.name):
+        async with platform(it.folder, W[3]):
+            pass
+    assert path.read_bytes() == content
+    assert not it.file(W[4]).exists()
+
+
+@pytest.mark.parametrize("spoil", HOSTILE)
 async def test_a_file_that_is_not_what_it_says_is_told_by_name_and_never_read(it, spoil):
     folder = it.folder
     await it.manager.close()
