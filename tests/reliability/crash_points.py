@@ -6,7 +6,6 @@ part of what was written since. That is a file to go on from, and every such mom
 
 import contextlib
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -25,19 +24,29 @@ def log_of(path: Path) -> bytes:
 
 
 def copy_files(folder: Path, to: Path) -> None:
-    """Copy all files of a folder, as they are at this moment.
+    """Copy all files of a folder, as they are at one moment.
 
-    A week that was left may be tidied up meanwhile: its log goes into its file and away, a journal comes and goes, then
-    it is made read-only. So logs are copied before files, journals behind them, and modes are those from before.
+    A week that was left may be tidied up meanwhile, by a thread that cannot be stopped: a copy in which anything has
+    changed since it was begun is no such moment, and made again.
     """
+    while True:
+        copy = contents_of(folder)
+        if contents_of(folder) == copy:
+            break
     to.mkdir(mode=0o700)
-    files = sorted(folder.iterdir(), key=lambda path: (not path.name.endswith("-wal"), path.name.endswith("-journal")))
-    for path in files:
-        if path.is_file() and not path.name.endswith("-shm"):  # what is in that dies with the last process
+    for name, (mode, contents) in copy.items():
+        (to / name).write_bytes(contents)
+        (to / name).chmod(mode)
+
+
+def contents_of(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Return mode and contents of each file but those that die with the last process."""
+    found = {}
+    for path in folder.iterdir():
+        if path.is_file() and not path.name.endswith("-shm"):
             with contextlib.suppress(FileNotFoundError):  # gone by now
-                mode = path.stat().st_mode
-                shutil.copyfile(path, to / path.name)
-                (to / path.name).chmod(mode)
+                found[path.name] = (path.stat().st_mode, path.read_bytes())
+    return found
 
 
 @dataclass(frozen=True)
