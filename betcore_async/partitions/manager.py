@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from datetime import timedelta
 from time import perf_counter
 from types import TracebackType
@@ -29,7 +29,7 @@ from betcore_async.partitions.rotation import check_clock, finalize, rotate
 from betcore_async.partitions.router import Reading
 from betcore_async.partitions.scanner import Scanners
 from betcore_async.partitions.staging import Step
-from betcore_async.partitions.startup import migrate, put_in_order
+from betcore_async.partitions.startup import migrate, put_in_order, refuse_foreign_code
 from betcore_async.partitions.week import Week
 from betcore_async.sqlite.connection import connect_memory
 from betcore_async.sqlite.migrations import Migrator
@@ -116,7 +116,8 @@ class PartitionManager(PartitionArchive):
             await live_file.open(week, self._catalog[week].path)
         return live_file
 
-    async def _migrate(self, partitions: Iterable[Partition]) -> bool:
+    async def _migrate(self, partitions: Collection[Partition]) -> bool:
+        await self._at_desk(lambda: refuse_foreign_code(partitions, self._migrator.migrations))
         return await migrate(partitions, self._migrator, allowed=self._settings.migrate_on_open)
 
     async def close(self) -> None:

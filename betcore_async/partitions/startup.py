@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from betcore_async.errors import DatabaseError, MigrationError
-from betcore_async.partitions.catalog import Discovery, Partition, clean, discover
+from betcore_async.errors import DatabaseError, MigrationError, PartitionDamagedError
+from betcore_async.partitions.catalog import Discovery, Partition, ask, clean, discover
 from betcore_async.partitions.files import ROTATION, Family, publish
 from betcore_async.partitions.meta import PartitionState
 from betcore_async.partitions.migrating import move_each, other_version
@@ -11,7 +11,8 @@ from betcore_async.partitions.rotation import finalize
 from betcore_async.partitions.staging import build_first
 from betcore_async.partitions.week import Week
 from betcore_async.sqlite.migration_files import Migration
-from betcore_async.sqlite.migrations import Migrator
+from betcore_async.sqlite.migrations import Migrator, schema_at
+from betcore_async.sqlite.schema_dump import schema_objects
 
 
 def put_in_order(family: Family, migrations: tuple[Migration, ...], first_week: Week, now: int) -> Discovery:
@@ -32,6 +33,25 @@ def put_in_order(family: Family, migrations: tuple[Migration, ...], first_week: 
         if partition.state is PartitionState.SEALED:
             finalize(partition.path)
     return discovery
+
+
+def refuse_foreign_code(partitions: Iterable[Partition], migrations: tuple[Migration, ...]) -> None:
+    """Raise PartitionDamagedError where the live file has triggers or views that its migrations do not make.
+
+    Whatever is written would run them. Files that are only read cannot run any.
+    """
+    for entry in partitions:
+        if entry.state is PartitionState.LIVE:
+            own = schema_at(migrations, entry.schema_version)
+            found = ask(entry.path, schema_objects)
+            code = {name: sql for name, sql in found.items() if name.startswith(("trigger ", "view "))}
+            if foreign := ", ".join(name for name, sql in code.items() if own.get(name) != sql):
+                raise PartitionDamagedError(
+                    f"{entry.path} has code that no migration made, and that each write would run: {foreign}; look who "
+                    "put it there, and drop it or bring back the file",
+                    path=entry.path,
+                    reason="foreign code",
+                )
 
 
 async def migrate(partitions: Iterable[Partition], migrator: Migrator, *, allowed: bool) -> bool:

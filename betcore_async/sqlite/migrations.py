@@ -123,7 +123,7 @@ class Migrator:
         history, found = await self._read(path, lambda raw: (read_history(raw), schema_objects(raw)))
         status = status_of(str(database), history, self.migrations)
         if history.unfinished is None:  # else the schema is between two versions
-            wanted = await finish(asyncio.to_thread(_schema_at, self.migrations, history.version))
+            wanted = await finish(asyncio.to_thread(schema_at, self.migrations, history.version))
             check_drift(path, wanted, found)
         return status
 
@@ -147,7 +147,7 @@ class Migrator:
     async def schema(self, version: int | None = None) -> str:
         """Return the schema that the migrations up to `version` (default: the newest) make, as `dump` would."""
         wanted = self._head if version is None else version
-        objects = await finish(asyncio.to_thread(_schema_at, self.migrations, wanted))
+        objects = await finish(asyncio.to_thread(schema_at, self.migrations, wanted))
         return as_script(objects)
 
     @property
@@ -196,7 +196,8 @@ class Migrator:
             raise _translated(exc, path) from exc
 
 
-def _schema_at(migrations: tuple[Migration, ...], version: int) -> dict[str, str]:
+def schema_at(migrations: tuple[Migration, ...], version: int) -> dict[str, str]:
+    """Return the SQL of each object, by kind and name, that the migrations up to `version` make."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         migrate_connection(connection, migrations, version)
         return schema_objects(connection)

@@ -174,10 +174,24 @@ def with_another_week(raw):
     raw.execute("UPDATE partition_meta SET week = '2026-W30'")
 
 
+def with_a_trigger(raw):
+    raw.execute("CREATE TRIGGER more AFTER INSERT ON ledger_entries BEGIN UPDATE users SET balance = balance + 1; END")
+
+
+def with_another_trigger(raw):
+    raw.execute("DROP TRIGGER bets_are_kept")
+    raw.execute("CREATE TRIGGER bets_are_kept AFTER INSERT ON bets BEGIN UPDATE users SET balance = 0; END")
+
+
+def with_one_more_view(raw):
+    raw.execute("CREATE VIEW of_users AS SELECT * FROM users")
+    raw.execute("CREATE TRIGGER through INSTEAD OF INSERT ON of_users BEGIN SELECT 1; END")
+
+
 HOSTILE = [with_a_view, with_a_virtual_table, with_another_owner, with_a_newer_schema, with_another_week]
 
 
-@pytest.mark.parametrize("spoil", HOSTILE)
+@pytest.mark.parametrize("spoil", [*HOSTILE, with_a_trigger, with_another_trigger, with_one_more_view])
 async def test_nothing_is_written_to_a_hostile_file_under_the_name_of_the_live_week(it, spoil):
     await it.manager.close()
     path = it.file(W[3])
