@@ -226,6 +226,22 @@ async def test_a_relay_closed_amid_its_work_is_gone_and_the_next_one_tells_the_r
         assert [event.bet.id for event in once(events)[1:]] == bets
 
 
+async def test_a_cursor_that_another_relay_has_moved_on_stays_where_it_is(tmp_path):
+    async with open_books(tmp_path) as books:
+        await books.partitions.write(outbox.turn_on)
+        user = await books.users.create("0xabc", 100)
+        for _ in range(3):
+            await books.bets.settle((await books.bets.place(user.id, CELL, 1, 2.0)).id, won=False)
+        cursor = await books.partitions.read(outbox.cursor_of)
+        told = await books.partitions.read(lambda raw: outbox.events_behind(raw, "main", cursor, 100))
+        assert len(told) == 7
+        for upto in (told[4][1], told[1][1], told[-1][1]):  # the first moves it, the others come too late
+            await books.partitions.write(lambda raw, _, upto=upto: outbox.advance(raw, cursor, upto))
+            assert await books.partitions.read(outbox.cursor_of) == told[4][1]
+        left = await books.partitions.read(lambda raw: outbox.events_behind(raw, "main", told[4][1], 100))
+        assert left == told[5:]
+
+
 async def test_while_redis_is_away_events_wait_and_are_told_when_it_is_back(tmp_path):
     port = free_port()
     async with (
