@@ -262,6 +262,19 @@ async def test_a_payout_beyond_what_a_balance_holds_is_refused_and_changes_nothi
     assert (await books.bets.settle(bet.id, True)).payout_amount == 20
 
 
+async def test_a_bet_with_an_id_from_a_clock_that_is_ahead_is_found_weeks_later(books, user):
+    ahead = id_born(NOON + timedelta(days=6))  # a Tuesday
+    await books.bets.place(user.id, CELL, 100, 1.9, id=ahead)
+    settled = await books.bets.settle(ahead, True)
+    books.clock.now = NOON + timedelta(days=5)  # the Monday before it
+    await books.partitions.rotate_to_new_week()
+    await books.next_week()
+    assert await books.bets.get(ahead) == settled
+    again = await books.bets.settle(ahead, True)
+    assert again == settled
+    assert again.replayed
+
+
 async def test_a_bet_of_a_week_that_is_away_is_not_answered_for(tmp_path):
     async with open_books(tmp_path) as books:
         user = await books.users.create("0xabc", 1_000)
