@@ -12,6 +12,7 @@ from ledger_files import CELL, open_books
 
 from betcore_async.errors import CellClosedError
 from betcore_async.models import BetStatus
+from betcore_async.sqlite.group import GroupCommit
 from betcore_async.stores import CellSettlement
 from betcore_async.stores import bets as bets_module
 from betcore_async.stores.commands import PlaceBet, SettleChunk
@@ -51,46 +52,40 @@ def chunk(number, *, won=True):
     return SettleChunk(CELL, won, number, SIZE)
 
 
-class Hold:
-    """A write that does nothing, and keeps its transaction from being committed until it is let go."""
+class Gate:
+    """Stops the first transaction that comes to its COMMIT, and lets all others pass."""
 
-    def __init__(self, books):
+    def __init__(self, commit):
+        self._commit, self._taken = commit, threading.Lock()
         self._reached, self._go = threading.Event(), threading.Event()
-        self.writing = asyncio.create_task(books.partitions.write(self._wait))
 
-    def _wait(self, *_):
-        self._reached.set()
-        assert self._go.wait(30)
+    def __call__(self, group):
+        if self._taken.acquire(blocking=False):
+            self._reached.set()
+            assert self._go.wait(30)
+        self._commit(group)
 
     async def reached(self):
         assert await asyncio.to_thread(self._reached.wait, 30)
 
-    def let_go(self):
+    def open(self):
         self._go.set()
-
-
-async def waiting_to_write(books, number):
-    while books.partitions.stats().writes_waiting < number:  # noqa: ASYNC110 - a gauge, which has no event
-        await asyncio.sleep(0)
 
 
 @contextlib.asynccontextmanager
 async def uncommitted(books, *commands):
-    """Execute commands in one transaction, open within the block and committed behind it; yields their tasks."""
-    first = Hold(books)
-    await first.reached()  # so what is asked for now is taken together
-    tasks = [asyncio.create_task(books.engine.execute(command)) for command in commands]
-    await waiting_to_write(books, len(tasks))
-    last = Hold(books)
-    await waiting_to_write(books, len(tasks) + 1)
-    first.let_go()
-    await last.reached()
-    assert not any(task.done() for task in tasks)
-    try:
-        yield tasks
-    finally:
-        last.let_go()
-        await asyncio.gather(first.writing, last.writing)
+    """Execute commands, whose transaction is open within the block and committed behind it; yields their tasks."""
+    gate = Gate(GroupCommit.commit)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GroupCommit, "commit", lambda group: gate(group))  # noqa: PLW0108 - it is bound
+        tasks = [asyncio.create_task(books.engine.execute(command)) for command in commands]
+        await gate.reached()
+        assert not any(task.done() for task in tasks)
+        try:
+            yield tasks
+        finally:
+            gate.open()
+            await asyncio.wait(tasks)
 
 
 async def knocks(books, asked_for):
@@ -143,7 +138,7 @@ async def test_a_bet_that_waits_while_a_chunk_commits_is_refused(books, number):
     await assert_all_are_won(one, BETS)
 
 
-async def test_bets_before_and_behind_a_chunk_in_one_transaction_are_decided_and_refused(books):
+async def test_bets_asked_for_before_and_behind_a_chunk_are_decided_and_refused(books):
     one, _, _ = books
     for earlier in (1, 2):
         await one.engine.execute(chunk(earlier))
