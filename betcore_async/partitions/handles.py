@@ -30,7 +30,7 @@ HANDLE_LIMIT = 64
 _PRAGMAS = (
     ("trusted_schema", "OFF"),  # a hostile file's views and triggers cannot call functions with side effects
     ("query_only", "ON"),  # a second lock on the door beside mode=ro
-    ("temp_store", "MEMORY"),  # sorting never touches the disk
+    ("temp_store", "FILE"),  # sorts of a megabyte or more: in memory they have no bound, and take 1.5 times as long
     ("cache_size", "-64"),  # in kB; 2 MB for each file would add up, and the system caches the files anyway
 )
 

@@ -258,6 +258,7 @@ async def connect_memory(factory: type[sqlite3.Connection] = sqlite3.Connection)
         )
         for name, value in COMMON_PRAGMAS:
             raw.execute(f"PRAGMA {name} = {value}")
+        raw.execute("PRAGMA temp_store = FILE")  # what is sorted here may be all there is in ten files
         raw.row_factory = Row
         return raw
 
