@@ -59,7 +59,8 @@ class Model:
         return await self.it.bets.settle(bet_id, won=verb == "win")
 
     def _know(self, bet: Bet) -> None:
-        self.bets[bet.id] = bet
+        if not bet.replayed:  # what came of it first; it may have moved on since
+            self.bets[bet.id] = bet
 
     def expect(self, user: int | None, start: datetime, end: datetime, status: BetStatus | None) -> list[Bet]:
         found = (
