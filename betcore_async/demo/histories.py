@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from betcore_async.app import Betcore
+from betcore_async.clock import EPOCH
 from betcore_async.demo.cells import Cell
 from betcore_async.demo.feed import FeedFacts
 from betcore_async.demo.latency import Latencies
@@ -37,6 +38,8 @@ class Histories:
     doubled: int = 0
     """Bets that a history showed more than once."""
     open_cells: set[Cell] = field(default_factory=set)
+    settled_until: datetime = EPOCH
+    """The latest end of a window whose bets were settled."""
     _weeks: defaultdict[Week, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
 
     def add(self, user_id: str, bets: Sequence[Bet]) -> None:
@@ -48,6 +51,8 @@ class Histories:
             self._weeks[Week.of(bet.placed_at)][_KINDS[bet.status]] += 1
             if bet.is_open:
                 self.open_cells.add(Cell.parse(bet.cell_id))
+            elif bet.status is not BetStatus.INSUFFICIENT_FUNDS:
+                self.settled_until = max(self.settled_until, Cell.parse(bet.cell_id).end)
 
     def missing(self, expected: dict[str, int]) -> int:
         """Return how many bets of those that were acknowledged, by user, are in no history."""

@@ -98,11 +98,12 @@ class Demo:
         audit = Verdict.of(await betcore.ledger.audit())
         if not audit.ok:
             raise LedgerError(f"the interrupted run does not pass its audit: {audit.violations[0]}", audit=audit)
-        changed = [user.updated_at for user in await all_of(betcore.users.get(user) for user in users)]
-        reached = max(self.plan.facts.first, betcore.partitions.current_week.start, *changed)
-        self._clock.now = reached
         histories = await read_histories(betcore, users, self.plan.facts, self.tally.query)
         self.tally.bets_of = dict(histories.bets_of)
+        changed = [user.updated_at for user in await all_of(betcore.users.get(user) for user in users)]
+        # A bet that loses changes no user, but its cell is closed: nobody may bet in the time before its window.
+        reached = max(self.plan.facts.first, betcore.partitions.current_week.start, histories.settled_until, *changed)
+        self._clock.now = reached
         return reached, histories.open_cells
 
     async def _replay(self, betcore: Betcore, users: list[str], start: datetime, cells: set[Cell], placed: str) -> None:

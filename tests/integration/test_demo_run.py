@@ -8,13 +8,16 @@ from datetime import UTC, datetime
 from functools import partial
 
 import pytest
+from weekly_files import manager_for
 
+from betcore_async.clock import ManualClock, from_microseconds
 from betcore_async.config import RedisSettings, Settings
 from betcore_async.demo.cells import Cell
 from betcore_async.demo.feed import GeneratedFeed, generate_feed, survey
 from betcore_async.demo.run import Demo, Plan
 from betcore_async.errors import FeedError, RedisError
 from betcore_async.redis import EmbeddedRedis, RedisClient
+from betcore_async.stores import BetStore, SQLiteLedger
 
 TICKS = 1_500
 FEED = GeneratedFeed(start=datetime(2022, 1, 2, 12, tzinfo=UTC), weeks=1)  # a Sunday
@@ -64,6 +67,16 @@ def open_cells(folder):
         return [Cell.parse(cell) for (cell,) in week.execute("SELECT cell_id FROM bets WHERE status = 'pending'")]
 
 
+def bets_in(folder):
+    """Return every bet by its id, as its latest week has it."""
+    bets = {}
+    for path in sorted(folder.glob("bets-*.db")):
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as week:
+            week.row_factory = sqlite3.Row
+            bets |= {bet["id"]: bet for bet in week.execute("SELECT id, cell_id, placed_at FROM bets")}
+    return bets
+
+
 async def test_lost_subscriptions_lose_no_bet_and_no_settlement(temporary):
     folder = temporary / "data"
     async with EmbeddedRedis() as server:
@@ -94,6 +107,22 @@ async def test_a_server_that_dies_in_the_middle_is_told_and_the_run_can_go_on(te
     assert summary.ok
     assert summary.resumed
     assert summary.complete
+
+
+async def test_a_run_that_goes_on_does_not_bet_on_what_was_settled_last_even_if_that_paid_nobody(temporary):
+    folder = temporary / "data"
+    running = demo(data=folder, users=200)
+    task = asyncio.create_task(running.run())
+    await until_bets(running, 50)
+    running.stop.set()
+    await task
+    earlier = bets_in(folder)
+    latest = max((Cell.parse(bet["cell_id"]) for bet in earlier.values()), key=lambda cell: cell.end)
+    async with manager_for(folder, ManualClock(latest.end)) as manager:
+        await BetStore(SQLiteLedger(manager)).settle_cell(str(latest), False)
+    assert (await demo(data=folder, users=200).run()).ok
+    new = [bet for name, bet in bets_in(folder).items() if name not in earlier]
+    assert min(from_microseconds(bet["placed_at"]) for bet in new) >= latest.end
 
 
 async def test_a_cancelled_run_leaves_nothing(temporary):
