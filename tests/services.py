@@ -7,7 +7,6 @@ engine answers; a `redis-server` or `valkey-server` on PATH; the server inside t
 import asyncio
 import os
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -16,6 +15,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import redis
+from redis_tools import free_port
 
 from betcore_async.errors import RedisUnavailableError
 from betcore_async.redis.embedded import EmbeddedRedis
@@ -95,7 +95,7 @@ def _composed(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     for problem, command in probes.items():
         if _docker(command, environ, PROBE_DEADLINE) is not None:
             raise _UnusableError(problem)
-    port = _free_port()
+    port = free_port()
     within = {**environ, "REDIS_TEST_PORT": str(port)}
     project = ["docker", "compose", "-p", f"betcore-test-{os.getpid()}", "--profile", "test"]
     try:
@@ -155,9 +155,3 @@ def _started(binary: str | None) -> Iterator[str]:
 def _ping(url: str) -> None:
     with redis.Redis.from_url(url, socket_connect_timeout=2, socket_timeout=2, retry=None) as client:
         client.ping()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
