@@ -128,7 +128,7 @@ class SQLiteLedger:
             return None
         born = born_at(identifier)
         if identifier > self._fresh.least:
-            if born > max(self._clock(), live.start) + CLOCK_SKEW:
+            if born > self._clock() + CLOCK_SKEW:
                 raise ModelError(f"the id {identifier} lies in the future: its time is {born}", field="id")
             return None
         first = await self._partitions.scan(
