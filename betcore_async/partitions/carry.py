@@ -147,7 +147,8 @@ WHERE id IN ({_OPEN_BETS_APART.format(one="old", other="main")})
 
 _CELL_COLUMNS = "cell_id, chunk, won, upto, bets, payout, unpaid, is_last, settled_at"
 
-# What is closed stays closed for at least one more week; a settlement that was cut off is remembered until its end.
+# What is closed stays closed for at least one more week; a settlement that was cut off is remembered until its end, and
+# one with winners who could not be paid for ever: they may still be open, and must not lose under the name's next use.
 # Rows are never changed, and what is to be carried remains so: what is there already is right.
 _CLOSED_CELLS = """
 FROM old.cell_settlements
@@ -155,7 +156,9 @@ WHERE cell_id IN (
     SELECT cell_id
     FROM old.cell_settlements
     GROUP BY cell_id
-    HAVING max(settled_at) >= (SELECT starts_at FROM old.partition_meta) OR max(is_last) = 0
+    HAVING max(settled_at) >= (SELECT starts_at FROM old.partition_meta)
+        OR max(is_last) = 0
+        OR max(unpaid) > 0
 )
 """
 

@@ -54,7 +54,9 @@ WHERE was.cell_id IN (
     SELECT cell_id
     FROM {before}.cell_settlements
     GROUP BY cell_id
-    HAVING max(settled_at) >= (SELECT starts_at FROM {before}.partition_meta) OR max(is_last) = 0
+    HAVING max(settled_at) >= (SELECT starts_at FROM {before}.partition_meta)
+        OR max(is_last) = 0
+        OR max(unpaid) > 0
 )
 AND (
     now.cell_id IS NULL OR now.won <> was.won OR now.upto <> was.upto OR now.bets <> was.bets

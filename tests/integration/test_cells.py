@@ -146,6 +146,23 @@ async def test_one_winner_who_cannot_be_paid_does_not_keep_the_others_from_it(bo
     assert await books.bets.settle_cell(CELL, True) == CellSettlement(2, 40)
 
 
+async def test_the_cell_of_a_winner_who_cannot_be_paid_is_never_settled_another_way(books, user):
+    rich = await books.users.create("0xrich", MAX_MONEY)
+    bet = await books.bets.place(rich.id, CELL, 10, 2.0)
+    with pytest.raises(BalanceLimitError):
+        await books.bets.settle_cell(CELL, True)
+    for _ in range(3):
+        await books.next_week()
+        with pytest.raises(CellClosedError):
+            await books.bets.place(user.id, CELL, 10, 2.0)
+        with pytest.raises(CellClosedError):
+            await books.bets.settle_cell(CELL, False)
+        await books.assert_audit_is_clean()
+    await books.users.withdraw(rich.id, 10)
+    assert (await books.bets.settle(bet.id, True)).payout_amount == 20
+    await books.assert_audit_is_clean()
+
+
 async def test_of_several_wins_of_a_user_those_that_fit_are_paid(books):
     rich = await books.users.create("0xrich", MAX_MONEY - 25)
     bets = [await books.bets.place(rich.id, CELL, 10, 3.0) for _ in range(4)]
