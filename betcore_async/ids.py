@@ -19,9 +19,15 @@ _LOW_BITS = 48
 
 _PAGE = 4096  # bytes
 
+_LONGEST_STEP_BACK = 24 * 3600 * 1000
+"""Milliseconds by which a clock may step back without ids going back with it."""
+
 
 class IdGenerator:
-    """Makes ids that grow strictly, also within a millisecond and when the clock steps back. Threads may share it."""
+    """Makes ids that grow strictly, also within a millisecond and when the clock steps back. Threads may share it.
+
+    A clock that goes back by more than a day was wrong before: ids go back with it, lest all of them lie in the future.
+    """
 
     def __init__(self, clock: Clock = system_clock) -> None:
         self._clock = clock
@@ -45,7 +51,7 @@ class IdGenerator:
             return [self._next(millisecond) for _ in range(count)]
 
     def _next(self, millisecond: int) -> str:
-        if millisecond > self._millisecond:
+        if millisecond > self._millisecond or millisecond < self._millisecond - _LONGEST_STEP_BACK:
             self._millisecond = millisecond
             self._turn_to(self._word() >> 7)  # leaves the top bit free, so that counting up cannot overflow
         else:

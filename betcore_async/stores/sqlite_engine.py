@@ -3,7 +3,7 @@
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
 
@@ -29,6 +29,7 @@ from betcore_async.stores.commands import (
 )
 from betcore_async.stores.sqlite_commands import Books
 from betcore_async.stores.sqlite_outcomes import replayed, standing
+from betcore_async.stores.sqlite_reads import CLOCK_SKEW, UsedIds
 
 R = TypeVar("R")
 
@@ -45,15 +46,13 @@ _HANDLERS: dict[type[Command[Any]], Callable[[Books, Any], Any]] = {
     CancelBet: sqlite_commands.cancel_bet,
 }
 
-CLOCK_SKEW = timedelta(days=7)
-"""How far a caller's clock may be ahead of ours: an id is used no earlier than that before it was born."""
-
 
 @dataclass(frozen=True, slots=True)
 class _FreshIds:
     """Which ids no week before `week` can have used. Those weeks are sealed: worked out once for each live week."""
 
     week: Week
+    used: UsedIds
     least: str
     """The later of: the greatest id that any of them used, and the first that can be born in this week."""
     limit: str
@@ -122,25 +121,28 @@ class SQLiteLedger:
         What its time says is not enough: around midnight on Sunday, and until somebody rotates, the old week takes
         commands whose ids were born in the new one.
         """
-        if self._fresh is None or self._fresh.week != live:
-            self._fresh = await self._fresh_ids(live)
-        if self._fresh.least < identifier < self._fresh.limit:
+        fresh = await self._fresh_ids(live)
+        if fresh.least < identifier < fresh.limit:
             return None
         born = born_at(identifier)
-        if identifier > self._fresh.least:
-            if born > self._clock() + CLOCK_SKEW:
-                raise ModelError(f"the id {identifier} lies in the future: its time is {born}", field="id")
+        too_early = born > self._clock() + CLOCK_SKEW
+        if identifier > fresh.least and not too_early:
             return None
-        first = await self._partitions.scan(
-            partial(sqlite_reads.find_outcome, identifier=identifier, since=born - CLOCK_SKEW)
-        )
-        if first is None:
-            return None
-        return replayed(command, first, await self.user(identifier) if isinstance(command, CreateUser) else None)
+        since = fresh.used.search_from(born)
+        first = await self._partitions.scan(partial(sqlite_reads.find_outcome, identifier=identifier, since=since))
+        if first is not None:
+            return replayed(command, first, await self.user(identifier) if isinstance(command, CreateUser) else None)
+        if too_early:
+            raise ModelError(f"the id {identifier} lies in the future: its time is {born}", field="id")
+        return None
 
     async def _fresh_ids(self, live: Week) -> _FreshIds:
-        newest = await self._partitions.scan(partial(sqlite_reads.newest_id_before, live=live))
-        return _FreshIds(live, max(newest, first_id(live.start)), first_id(live.start + CLOCK_SKEW))
+        fresh = self._fresh
+        if fresh is None or fresh.week != live:
+            used = await self._partitions.scan(partial(sqlite_reads.used_before, live=live))
+            least = max(used.greatest, first_id(live.start))
+            fresh = self._fresh = _FreshIds(live, used, least, first_id(live.start + CLOCK_SKEW))
+        return fresh
 
     async def _decided_before(self, command: Command[Any], error: BetNotFoundError) -> Any:
         """Answer for a bet that is not in the live week: it was decided in an earlier one, or never placed."""
@@ -170,7 +172,8 @@ class SQLiteLedger:
         found = await self._partitions.read(partial(sqlite_reads.bet_in_live, bet_id))
         if found is not None:
             return found
-        since = born_at(bet_id) - CLOCK_SKEW
+        born, fresh = born_at(bet_id), await self._fresh_ids(self._partitions.current_week)
+        since = fresh.used.search_from(born)
         return await self._partitions.scan(partial(sqlite_reads.find_bet, bet_id=bet_id, since=since))
 
     async def history(

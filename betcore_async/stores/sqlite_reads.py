@@ -3,10 +3,11 @@
 import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from betcore_async.clock import from_microseconds
+from betcore_async.ids import first_id
 from betcore_async.models import LedgerEntry, User
 from betcore_async.partitions.catalog import Partition
 from betcore_async.partitions.plan import known_missing, missing_error, plan, readable
@@ -17,12 +18,15 @@ from betcore_async.stores.sqlite_outcomes import Outcome, bet_row, newest_id, ou
 
 Catalog = Mapping[Week, Partition]
 
+CLOCK_SKEW = timedelta(days=7)
+"""How far a caller's clock may be ahead of ours: an id is used no earlier than that before it was born."""
+
 _USER_BY = {
     "id": f"SELECT {User.COLUMNS} FROM users WHERE id = ?",
     "wallet_address": f"SELECT {User.COLUMNS} FROM users WHERE wallet_address = ?",
 }
 
-_CREATED_AT = "SELECT created_at FROM {schema}.partition_meta WHERE id = 1"
+_LIFE = "SELECT created_at, sealed_at FROM {schema}.partition_meta WHERE id = 1"
 
 _ENTRIES = """
 SELECT {columns}
@@ -40,6 +44,21 @@ class EntryQuery:
     end: datetime
     limit: int | None
     newest_first: bool
+
+
+@dataclass(frozen=True, slots=True)
+class UsedIds:
+    """Ids that the weeks before the live one used."""
+
+    greatest: str
+    """None of them used a greater one; empty where none used any."""
+    ahead_since: datetime | None
+    """Birth of the first of them that used an id from further ahead than CLOCK_SKEW, when a clock was wrong."""
+
+    def search_from(self, born: datetime) -> datetime:
+        """Return since when an id that carries the time `born` may have been used."""
+        earliest = born - CLOCK_SKEW
+        return earliest if self.ahead_since is None else min(earliest, self.ahead_since)
 
 
 def user_by(column: str, value: str, raw: sqlite3.Connection) -> User | None:
@@ -73,11 +92,27 @@ def find_outcome(scanner: Scanner, catalog: Catalog, *, identifier: str, since: 
     return None
 
 
-def newest_id_before(scanner: Scanner, catalog: Catalog, *, live: Week) -> str:
-    """Return the greatest id that the files before the live week used, as far as they are here; empty for none."""
-    earlier = [entry for entry in readable(catalog) if entry.week < live]
-    raw = scanner.link.raw
-    return max((newest_id(raw, scanner.attach(entry.week, entry.path)) for entry in earlier), default="")
+def used_before(scanner: Scanner, catalog: Catalog, *, live: Week) -> UsedIds:
+    """Return what the files before the live week, as far as they are here, tell of the ids that they used."""
+    greatest, ahead_since = "", None
+    for entry in readable(catalog):
+        schema = scanner.attach(entry.week, entry.path)
+        created_at, sealed_at = _life(scanner, schema)
+        if entry.week == live and known_missing(catalog):
+            # What is not here took whatever came until this week was born, which may be long after the week began.
+            greatest = max(greatest, first_id(created_at))
+        elif entry.week < live:
+            newest = newest_id(scanner.link.raw, schema)
+            greatest = max(greatest, newest)
+            if ahead_since is None and sealed_at is not None and newest > first_id(sealed_at + CLOCK_SKEW):
+                ahead_since = created_at
+    return UsedIds(greatest, ahead_since)
+
+
+def _life(scanner: Scanner, schema: str) -> tuple[datetime, datetime | None]:
+    """Return when an attached file was born, and when it was sealed."""
+    created_at, sealed_at = scanner.link.raw.execute(_LIFE.format(schema=schema)).fetchone()
+    return from_microseconds(created_at), None if sealed_at is None else from_microseconds(sealed_at)
 
 
 def _newest_first(scanner: Scanner, catalog: Catalog, since: datetime) -> Iterator[str]:
@@ -93,8 +128,7 @@ def _newest_first(scanner: Scanner, catalog: Catalog, since: datetime) -> Iterat
             raise missing_error(catalog, (week,), optional=False)
         schema = scanner.attach(week, catalog[week].path)
         yield schema
-        (created_at,) = scanner.link.raw.execute(_CREATED_AT.format(schema=schema)).fetchone()
-        if from_microseconds(created_at) < since:
+        if _life(scanner, schema)[0] < since:
             return
 
 

@@ -31,7 +31,7 @@ from betcore_async.partitions import PartitionManager, PartitionState
 from betcore_async.partitions import archive_steps as steps
 from betcore_async.sqlite.connection import open_raw
 from betcore_async.stores import audit
-from betcore_async.stores.sqlite_engine import CLOCK_SKEW
+from betcore_async.stores.sqlite_reads import CLOCK_SKEW
 
 pytestmark = pytest.mark.usefixtures("object_stores")
 

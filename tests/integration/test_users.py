@@ -5,7 +5,7 @@ import itertools
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from ledger_files import NOON, WEEK, id_born, open_books
+from ledger_files import NOON, WEEK, id_born, open_books, path_of
 
 from betcore_async.clock import ManualClock
 from betcore_async.errors import (
@@ -287,6 +287,56 @@ async def test_a_command_from_a_clock_that_is_ahead_happens_once_over_a_rotation
         await books.next_week()
     assert await books.users.deposit(user.id, 10, id=ahead) == first
     assert await books.ledger.balance(user.id) == 510
+
+
+@pytest.mark.parametrize("weeks", [0, 1, 6])  # six weeks later the date of the ids is past
+async def test_what_was_done_while_the_clock_was_a_month_ahead_is_not_done_again(books, tmp_path, weeks):
+    user = await books.users.create("0xabc", 100)
+    right = books.clock.now
+    books.clock.advance(timedelta(days=30))
+    identifier, bet_id = books.engine.new_id(), books.engine.new_id()
+    first = await books.users.deposit(user.id, 10, id=identifier)
+    placed = await books.bets.place(user.id, "cell", 10, 1.9, id=bet_id)
+    settled = await books.bets.settle(bet_id, True)
+    books.clock.now = right + timedelta(minutes=1)
+    for _ in range(weeks):
+        await books.next_week()
+    async with open_books(tmp_path, books.clock) as elsewhere:
+        for asked in (books, elsewhere):
+            assert await asked.users.deposit(user.id, 10, id=identifier) == first
+            assert await asked.bets.place(user.id, "cell", 10, 1.9, id=bet_id) == placed
+            assert await asked.bets.get(bet_id) == settled
+            assert await asked.bets.settle(bet_id, True) == settled
+            with pytest.raises(IdempotencyConflictError):
+                await asked.users.deposit(user.id, 11, id=identifier)
+    assert await books.ledger.balance(user.id) == 119
+
+
+async def test_after_the_clock_was_a_month_ahead_commands_go_on(books):
+    user = await books.users.create("0xabc", 100)
+    books.clock.advance(timedelta(days=30))
+    await books.users.deposit(user.id, 10)
+    books.clock.advance(timedelta(days=-30))
+    await books.users.deposit(user.id, 10)
+    assert await books.ledger.balance(user.id) == 120
+
+
+async def test_an_id_that_a_week_took_when_it_was_overdue_is_not_used_again_where_that_week_is_gone(books, tmp_path):
+    user = await books.users.create("0xabc", 100)
+    books.clock.advance(WEEK)  # and nobody rotates
+    identifier = books.engine.new_id()
+    first = await books.users.deposit(user.id, 10, id=identifier)
+    books.clock.advance(timedelta(minutes=1))
+    week = books.partitions.current_week
+    await books.partitions.rotate_to_new_week()
+    await books.partitions.detach_partition(week)
+    books.clock.advance(timedelta(minutes=1))
+    with pytest.raises(PartitionMissingError) as caught:
+        await books.users.deposit(user.id, 10, id=identifier)
+    assert caught.value.weeks == (week,)
+    await books.users.deposit(user.id, 10)  # a fresh one needs no week before
+    await books.partitions.attach_partition(week, path_of(tmp_path, week.name))
+    assert await books.users.deposit(user.id, 10, id=identifier) == first
 
 
 async def test_an_id_from_far_in_the_future_is_refused(books):

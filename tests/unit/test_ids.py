@@ -36,6 +36,19 @@ def test_ids_grow_strictly_whatever_the_clock_does(steps):
     assert made == sorted(set(made))
 
 
+def test_ids_go_back_with_a_clock_that_was_far_ahead():
+    clock = ManualClock(NOON)
+    make = IdGenerator(clock)
+    made = [make()]
+    for step in (30, -30, 30, -30):
+        clock.advance(timedelta(days=step))
+        made.append(make())
+        assert born_at(made[-1]) == clock.now.replace(microsecond=123_000)
+    assert len(set(made)) == 5
+    clock.advance(timedelta(days=-1))
+    assert make() > made[-1]
+
+
 @given(st.lists(st.tuples(st.integers(-3_000, 3_000), st.integers(0, 300)), max_size=20))
 def test_ids_drawn_together_go_on_where_single_ones_ended(draws):
     clock = ManualClock(NOON)
