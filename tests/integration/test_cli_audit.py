@@ -173,7 +173,8 @@ def test_ctrl_c_ends_it_at_once_with_a_status_that_is_no_verdict(story):
         assert auditing.stderr.readline() == "begun\n"
         auditing.send_signal(signal.SIGINT)
         out, complaint = auditing.communicate(timeout=50)
-    assert (auditing.returncode, out, complaint) == (130, "", "")
+    # Some versions of the command-line library end the line that the terminal shows ^C in, as they should.
+    assert (auditing.returncode, out, complaint.strip()) == (130, "", "")
     assert audit(folder)[0].status == 0
 
 
