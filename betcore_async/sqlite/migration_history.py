@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from traceback import clear_frames
 
 from betcore_async.clock import from_microseconds, to_microseconds
 from betcore_async.errors import MigrationError, NotBetcoreDatabaseError
@@ -168,8 +169,18 @@ def insist(connection: sqlite3.Connection, sql: str) -> None:
         except sqlite3.OperationalError as exc:
             if error_code(exc) != sqlite3.SQLITE_INTERRUPT:
                 raise
+            _close_cursors_behind(exc)
         else:
             return
+
+
+def _close_cursors_behind(error: BaseException) -> None:
+    # SQLite goes on interrupting for as long as any statement of the connection is open, and the tracebacks of what
+    # stopped the work hold its cursors.
+    stopped: BaseException | None = error
+    while stopped is not None:
+        clear_frames(stopped.__traceback__)
+        stopped = stopped.__context__
 
 
 def _history(connection: sqlite3.Connection, tables: set[str]) -> History:

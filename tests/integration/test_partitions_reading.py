@@ -148,6 +148,29 @@ async def test_a_question_in_one_of_the_files_is_interrupted_by_a_cancel(it):
     assert await it.manager.count_bets(*ALWAYS) == 8
 
 
+@pytest.mark.parametrize("attached", [False, True])
+async def test_cancelled_question_ends_although_another_cursor_of_it_is_open(it, attached):
+    endless = "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n) SELECT {} FROM n"
+    gate = Gate()
+
+    def ask(scanner, catalog):
+        raw = scanner.link.raw if attached else scanner.handle(catalog[W[3]]).raw
+        if attached:
+            raw.execute("BEGIN")
+        numbers = raw.execute(endless.format("i"))  # as the audit walks through users and entries side by side
+        gate.pass_through()
+        raw.execute(endless.format("count(*)"))
+        return next(numbers)
+
+    work = asyncio.create_task(it.manager.scan(ask))
+    await gate.reached()
+    gate.open()
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    assert await it.manager.count_bets(*ALWAYS) == 8
+
+
 # Hostile and foreign files
 
 
