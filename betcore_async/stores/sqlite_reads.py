@@ -98,8 +98,8 @@ def used_before(scanner: Scanner, catalog: Catalog, *, live: Week) -> UsedIds:
     for entry in readable(catalog):
         schema = scanner.attach(entry.week, entry.path)
         created_at, sealed_at = _life(scanner, schema)
-        if entry.week == live and known_missing(catalog):
-            # What is not here took whatever came until this week was born, which may be long after the week began.
+        if entry.week == live and entry.predecessor in known_missing(catalog):
+            # It took whatever came until this week was born, which may be long after the week began.
             greatest = max(greatest, first_id(created_at))
         elif entry.week < live:
             newest = newest_id(scanner.link.raw, schema)
