@@ -57,6 +57,11 @@ WHERE was.cell_id IN (
     HAVING max(settled_at) >= (SELECT starts_at FROM {before}.partition_meta)
         OR max(is_last) = 0
         OR max(unpaid) > 0
+        OR (
+            (max(settled_at) + 1 - 345600000000) % 604800000000 = 0
+            AND (SELECT created_at FROM {this}.partition_meta) - (SELECT created_at FROM {before}.partition_meta)
+                < 604800000000
+        )
 )
 AND (
     now.cell_id IS NULL OR now.won <> was.won OR now.upto <> was.upto OR now.bets <> was.bets

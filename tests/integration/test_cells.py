@@ -1,9 +1,10 @@
 """Cells that were settled: closed for good, also for who comes at the same moment, from elsewhere or a week later."""
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 
 import pytest
-from ledger_files import CELL, open_books
+from ledger_files import CELL, WEEK, by_hand, open_books, path_of
 from sqlite_files import Gate
 
 from betcore_async.errors import BalanceLimitError, CellClosedError
@@ -67,6 +68,48 @@ async def test_what_is_closed_stays_closed_for_the_week_that_follows(books, user
     await books.next_week()  # what is remembered is bounded: now the name may be used again
     assert (await books.bets.place(user.id, CELL, 10, 2.0)).is_open
     assert await books.bets.settle_cell(CELL, False) == CellSettlement(1, 0)
+
+
+async def overdue_and_closed(books, user):
+    """Settle CELL on the last evening before a rotation that comes a week late; the next one comes in time."""
+    books.clock.now = datetime(2026, 11, 29, 23, 58, tzinfo=UTC)  # Sunday of W48, and W47 still takes writes
+    await books.bets.place(user.id, CELL, 10, 2.0)
+    await books.bets.settle_cell(CELL, False)
+    for _ in range(2):
+        books.clock.advance(timedelta(minutes=1))
+        assert (await books.partitions.rotate_to_new_week()).performed
+    assert books.partitions.current_week.name == "2026-W49"
+
+
+async def test_what_is_closed_stays_closed_for_seven_days_also_where_a_rotation_was_late(books, user):
+    await overdue_and_closed(books, user)
+    books.clock.advance(timedelta(days=6))
+    await assert_closed(books, books.bets.place(user.id, CELL, 10, 2.0), won=False)
+    await assert_closed(books, books.bets.settle_cell(CELL, True), won=False)
+    assert (await books.bets.settle_cell(CELL, False)).replayed
+    books.clock.advance(timedelta(days=1))
+    await books.partitions.rotate_to_new_week()
+    assert (await books.bets.place(user.id, CELL, 10, 2.0)).is_open
+    assert await books.bets.settle_cell(CELL, True) == CellSettlement(1, 20)
+
+
+async def test_the_audit_knows_how_long_a_cell_closed_before_a_late_rotation_has_to_stay_closed(tmp_path):
+    async with open_books(tmp_path) as books:
+        await overdue_and_closed(books, await books.users.create("0xabc", 1_000))
+        with by_hand(path_of(tmp_path, "2026-W49")) as raw:
+            raw.execute("DELETE FROM cell_settlements")
+        (violation,) = (await books.ledger.audit()).violations
+        assert violation.rule == "a closed cell stays closed in the next week"
+        assert violation.subject == CELL
+
+
+async def test_what_is_closed_late_in_a_week_is_open_again_after_the_next(books, user):
+    books.clock.now = books.partitions.current_week.end - timedelta(microseconds=1)
+    await books.bets.settle_cell(CELL, True)  # at its last moment, but in time
+    for _ in range(2):
+        books.clock.advance(WEEK)
+        await books.partitions.rotate_to_new_week()
+    assert (await books.bets.place(user.id, CELL, 10, 2.0)).is_open
 
 
 async def test_a_settlement_cut_off_is_remembered_until_its_end(books, user):
