@@ -1,13 +1,17 @@
 import json
+import os
 import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from integration.commands import betcore
 
 from betcore_async.config import variable_names
+
+FULL = Path("/dev/full")
 
 COMMANDS = [
     ("audit",),
@@ -55,6 +59,41 @@ def test_what_is_unknown_ends_with_status_2_and_no_traceback(arguments):
     assert result.status == 2
     assert result.out == ""
     assert "Traceback" not in result.err
+
+
+def run(prepare, *arguments, stdout=subprocess.PIPE):
+    program = (
+        f"import sys; sys.argv = ['betcore', *{arguments!r}]; {prepare}; from betcore_async.cli import main; main()"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", program], stdout=stdout, stderr=subprocess.PIPE, text=True, check=False, timeout=55
+    )
+
+
+def test_ctrl_c_while_the_command_still_loads_shows_no_traceback():
+    # Sent at the first import of typer, which takes most of the time until a command starts.
+    raise_it = "__import__('_signal').raise_signal(2)"
+    hook = f"sys.meta_path.insert(0, type('F', (), {{'find_spec': lambda self, name, *_: {raise_it}}})())"
+    done = run(hook, "config", "docs")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize("arguments", [("config", "docs", "--json"), ("config", "show")])
+def test_a_reader_that_went_away_is_no_traceback(arguments):
+    read, write = os.pipe()
+    os.close(read)
+    done = run("pass", *arguments, stdout=write)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="only Linux has a device that is always full")
+@pytest.mark.parametrize("arguments", [("config", "docs"), ("config", "docs", "--json")])
+def test_a_full_disk_under_the_result_is_one_line_and_no_success(arguments):
+    with FULL.open("w") as full:
+        done = run("pass", *arguments, stdout=full)
+    assert done.returncode == 2
+    assert done.stderr == "betcore: the result cannot be written: No space left on device\n"
 
 
 def test_without_the_extra_one_line_tells_how_to_install_it():
