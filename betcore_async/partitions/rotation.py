@@ -117,7 +117,9 @@ def finalize(path: Path) -> bool:
     """
     try:
         if not path.stat().st_mode & stat.S_IWUSR:
-            return True
+            if not any(path.with_name(path.name + side).exists() for side in ("-wal", "-journal")):
+                return True
+            path.chmod(stat.S_IRUSR | stat.S_IWUSR)  # protected by somebody else while a part was in its log
         with closing(open_raw(path, readonly=False)) as raw:
             raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             (mode,) = raw.execute("PRAGMA journal_mode = DELETE").fetchone()

@@ -1,0 +1,33 @@
+"""What people and crashes do to a folder of weekly files between two steps of ours: nothing is lost, and it is told."""
+
+import contextlib
+import shutil
+import sqlite3
+
+import pytest
+from weekly_files import ALWAYS, W, platform
+
+pytestmark = pytest.mark.usefixtures("object_stores")
+
+
+async def test_a_week_that_somebody_protected_while_part_of_it_was_in_its_wal_is_archived_whole(tmp_path):
+    folder, kept = tmp_path / "data", tmp_path / "kept"
+    async with platform(folder) as it:
+        user = await it.users.create("0xabc", 10_000)
+        await it.bets.place(user.id, "cell", 100, 2.0)
+        with contextlib.closing(sqlite3.connect(it.file(W[0]))) as other:  # so that its seal stays in the -wal
+            other.execute("SELECT count(*) FROM bets").fetchall()
+            await it.next_week()
+            kept.mkdir()
+            for path in folder.glob(f"bets-{W[0]}.db*"):
+                shutil.copy(path, kept)
+    for path in kept.glob("*[bl]"):  # a process was killed here, and not its -shm
+        (folder / path.name).unlink(missing_ok=True)
+        shutil.copy(path, folder)
+    (folder / f"bets-{W[0]}.db").chmod(0o444)
+
+    async with platform(folder, W[1]) as it:
+        await it.next_week(3)
+        await it.manager.archive(W[0])
+        await it.manager.restore(W[0])
+        assert await it.manager.count_bets(*ALWAYS) == 1
