@@ -144,6 +144,8 @@ def discover(family: Family, head: int) -> Discovery:
         away = {week: _archived(family, week) for week in family.records() if week not in there}
     except OSError as error:
         raise DatabaseError(f"cannot read the folder {family.folder}: {error.strerror}", path=family.folder) from error
+    if away and not there:
+        raise _only_records(family, list(away.values()))
     looked = {week: _looked_into(entry, there) for week, entry in there.items()}
     for before in [looked[entry.predecessor] for entry in looked.values() if entry.written and entry.predecessor]:
         looked[before.week] = inspect(before.path, before.week, head)  # sealed, perhaps, since it was read
@@ -166,6 +168,16 @@ def _archived(family: Family, week: Week) -> Partition:
         record.predecessor,
         record.successor,
         archived=record,
+    )
+
+
+def _only_records(family: Family, away: list[Partition]) -> PartitionDamagedError:
+    newest = away[-1]
+    text = f"{family.record_of(newest.week)} says that weeks went from here to the archive, but no weekly file is here"
+    return PartitionDamagedError(
+        f"{text}; bring back the newest ones, or, to begin anew, move the records away",
+        path=newest.path,
+        reason="the live week is missing",
     )
 
 
