@@ -63,7 +63,7 @@ class PartitionRouter:
     def __init__(self, database: DatabaseSettings, migrator: Migrator) -> None:
         self._database = database
         self._migrator = migrator
-        self._family = Family(database.path)
+        self._family = Family(database.path.absolute())  # the process may change its working directory
         # Replaced as a whole and never changed: scanners look at it from their threads.
         self._catalog: Catalog = {}
         self._elsewhere: dict[Week, Partition] = {}  # attached from outside the folder

@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar, cast
-from urllib.parse import quote
 
 from betcore_async.errors import BetcoreError, PartitionDamagedError, PoolClosedError
 from betcore_async.partitions.catalog import Partition, check_content
@@ -23,6 +22,7 @@ from betcore_async.sqlite.failures import is_broken, is_interrupt
 from betcore_async.sqlite.migration_history import insist
 from betcore_async.sqlite.pool import CLOSE_TIMEOUT
 from betcore_async.sqlite.retry import retry_busy
+from betcore_async.sqlite.uri import uri_of
 
 T = TypeVar("T")
 
@@ -54,8 +54,8 @@ class Scanner:
 
     def _attach(self, schema: str, week: Week, path: Path) -> None:
         raw, inode = self.link.raw, identify(path)[:2]
-        # An absolute path, and mode=ro: a plain name would be created when missing.
-        raw.execute(f"ATTACH DATABASE ? AS {schema}", (f"file:{quote(str(path.absolute()))}?mode=ro",))
+        # A URI with mode=ro: a plain name would be created when missing.
+        raw.execute(f"ATTACH DATABASE ? AS {schema}", (uri_of(path, readonly=True),))
         try:
             raw.execute(f"PRAGMA {schema}.cache_size = -256")  # it would be 2 MB for each, to no use
             check_content(raw, path, week, schema)  # it may have been swapped since the folder was read

@@ -7,7 +7,6 @@ import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 from betcore_async.errors import RotationError
 from betcore_async.partitions.carry import Carried, catch_up_all, check_all, copy_all
@@ -17,6 +16,7 @@ from betcore_async.partitions.week import Week
 from betcore_async.sqlite.connection import create_private, open_raw
 from betcore_async.sqlite.migration_files import Migration
 from betcore_async.sqlite.migration_runner import migrate_connection
+from betcore_async.sqlite.uri import uri_of
 
 CACHE_KIB = 16_384
 """Page cache of the connection that builds, and again for the file that it reads: what the build takes of memory."""
@@ -58,7 +58,7 @@ class Staging:
         try:
             self._triggers = _drop_triggers(raw)
             raw.execute(f"PRAGMA busy_timeout = {READ_PATIENCE_MS}")
-            raw.execute("ATTACH DATABASE ? AS old", (f"file:{quote(str(self.old.absolute()))}?mode=ro",))
+            raw.execute("ATTACH DATABASE ? AS old", (uri_of(self.old, readonly=True),))
             for schema in ("main", "old"):
                 raw.execute(f"PRAGMA {schema}.cache_size = {-CACHE_KIB}")
             self._insist_same_schema(raw)

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
-from urllib.parse import quote
 
 import aiosqlite
 
@@ -24,6 +23,7 @@ from betcore_async.sqlite.failures import is_broken, translated
 from betcore_async.sqlite.raw import RawConnection
 from betcore_async.sqlite.retry import is_busy, retry_busy
 from betcore_async.sqlite.rows import Row
+from betcore_async.sqlite.uri import uri_of
 from betcore_async.tasks import finish
 
 T = TypeVar("T")
@@ -309,9 +309,8 @@ def open_raw(
     factory: type[sqlite3.Connection] = sqlite3.Connection,
 ) -> sqlite3.Connection:
     """Return a plain connection with explicit transactions and no waiting; never creates the file."""
-    mode = "ro" if readonly else "rw"
     return sqlite3.connect(
-        f"file:{quote(str(file))}?mode={mode}",
+        uri_of(file, readonly=readonly),
         uri=True,
         timeout=0,
         isolation_level=None,

@@ -70,7 +70,7 @@ class SQLitePool:
         write transaction, of groups as of callers of their own, on the writer's thread: what they write is committed
         with it, and when they raise it is undone. What `after_begin` raises goes to everybody in the line.
         """
-        self.path = Path(path)
+        self.path = Path(path).absolute()  # the process may change its working directory
         self.name = name or self.path.stem
         self._settings = settings
         self._hooks = Hooks(on_connect, after_begin, before_commit)

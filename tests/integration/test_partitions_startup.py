@@ -7,6 +7,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from datetime import timedelta
 from pathlib import Path
 
@@ -351,24 +352,53 @@ async def test_odd_names_work_all_the_way(name, tmp_path):
         assert manager.current_week == W[2]
 
 
+async def test_a_folder_with_two_slashes_before_it_is_that_folder(tmp_path):
+    folder = Path(f"/{tmp_path}")
+    assert str(folder).startswith("//")
+    await test_odd_names_work_all_the_way("bets.db", folder)
+
+
+async def test_a_folder_whose_name_is_not_in_utf_8_is_refused_in_one_sentence(tmp_path):
+    folder = tmp_path / os.fsdecode(b"\xff")
+    with pytest.raises(DatabaseError, match="not a name in UTF-8"):
+        await manager_for(folder, ManualClock(W[0].start)).open()
+    assert not list(folder.glob("*.db"))
+
+
+async def test_a_relative_path_stays_where_it_was_when_the_process_changes_its_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    async with platform(Path("data")) as it:
+        user = await it.users.create("0xabc", 1000)
+        (tmp_path / "other" / "data").mkdir(parents=True)
+        monkeypatch.chdir("other")
+        await it.next_week()
+        await it.bets.place(user.id, "cell", 100, 2.0)
+        assert await it.manager.count_bets(*ALWAYS) == 1
+    assert not list((tmp_path / "other" / "data").iterdir())
+    assert (tmp_path / "data" / f"bets-{W[1]}.db").exists()
+
+
 # Folders and rivals
 
 
-async def test_a_folder_that_cannot_be_written_is_refused_in_one_sentence(weeks):
-    # As a user without rights, since root writes anywhere.
+async def test_a_folder_that_cannot_be_written_is_refused_in_one_sentence(weeks, request):
+    # As a user without rights, since root writes anywhere; in a place that he can reach.
+    place = Path(tempfile.mkdtemp())
+    request.addfinalizer(lambda: shutil.rmtree(place))
+    place.chmod(0o755)
+    weeks = shutil.copytree(weeks, place / "data")
     program = (
         "import asyncio, os, pathlib, sys\n"
         "from betcore_async.config import DatabaseSettings\n"
         "from betcore_async.errors import DatabaseError\n"
         "from betcore_async.partitions import PartitionManager\n"
         "path = pathlib.Path(sys.argv[1])\n"
-        "os.chdir(path.parent)\n"
         "if os.getuid() == 0:\n"
         "    os.setuid(65534)\n"
         "else:\n"
         "    path.parent.chmod(0o500)\n"
         "try:\n"
-        "    asyncio.run(PartitionManager(DatabaseSettings(path=path.name)).open())\n"
+        "    asyncio.run(PartitionManager(DatabaseSettings(path=path)).open())\n"
         "except DatabaseError as error:\n"
         "    sys.exit(str(error))\n"
     )
@@ -377,7 +407,7 @@ async def test_a_folder_that_cannot_be_written_is_refused_in_one_sentence(weeks)
     command = [sys.executable, "-c", program, weeks / "bets.db"]
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
     weeks.chmod(0o700)
-    assert done.stderr == "cannot use the lock file bets.db.lock: Permission denied\n"
+    assert done.stderr == f"cannot use the lock file {weeks / 'bets.db.lock'}: Permission denied\n"
 
 
 async def test_a_data_folder_that_is_a_file_is_refused(tmp_path):
