@@ -62,12 +62,9 @@ def test_what_is_unknown_ends_with_status_2_and_no_traceback(arguments):
 
 
 def run(prepare, *arguments, stdout=subprocess.PIPE):
-    program = (
-        f"import sys; sys.argv = ['betcore', *{arguments!r}]; {prepare}; from betcore_async.cli import main; main()"
-    )
-    return subprocess.run(
-        [sys.executable, "-c", program], stdout=stdout, stderr=subprocess.PIPE, text=True, check=False, timeout=55
-    )
+    program = f"import sys; sys.argv = ['betcore', *{arguments!r}]; {prepare}; main()"
+    command = [sys.executable, "-c", f"from betcore_async.cli import main; {program}"]
+    return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False, timeout=55)
 
 
 def test_ctrl_c_while_the_command_still_loads_shows_no_traceback():
