@@ -14,11 +14,17 @@ if TYPE_CHECKING:
 
 _PIPE_WIDTH = 400  # characters; a line for people may be cut by their pager, one for grep must be whole
 
+_SHORT = 10
+"""Characters up to which a cell is never broken."""
+
+_PADDING = 3
+"""Characters beside a column and its neighbour."""
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
 def print_json(value: object) -> None:
-    """Print `value` as indented JSON; paths, weeks and the like as their text."""
+    """Print `value` as indented JSON; paths and the like as their text."""
     import orjson
 
     options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS
@@ -27,18 +33,31 @@ def print_json(value: object) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> None:
-    """Print rows under their headings; a terminal wraps long cells, a file or a pipe gets whole lines."""
+    """Print rows under their headings; a terminal wraps long cells, a file or a pipe gets whole lines.
+
+    So does a terminal on which even short cells, such as the names of weeks, would be broken.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
+    texts = [["" if value is None else str(value) for value in row] for row in rows]
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_header=any(columns))
+    needed = 0
     for place, column in enumerate(columns):
-        table.add_column(column, style="bold" if place == 0 else None, overflow="fold")
-    for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row))
+        width = max(map(len, (column, *(row[place] for row in texts))))
+        needed += min(width, _SHORT) + _PADDING
+        table.add_column(
+            column,
+            style="bold" if place == 0 else None,
+            overflow="fold",
+            min_width=min(width, _SHORT),
+            no_wrap=width <= _SHORT,
+        )
+    for row in texts:
+        table.add_row(*row)
     console = Console(markup=False, highlight=False)
-    if console.is_terminal:
+    if console.is_terminal and needed <= console.width:
         console.print(table)
         return
     console.width = _PIPE_WIDTH

@@ -97,9 +97,8 @@ def show(rows: list[Row], columns: Sequence[str], *, as_json: bool, nothing: str
             )
         elif not rows:
             print(nothing)
-        for row in rows:
-            if row["error"]:
-                print(f"betcore: {row['error']}", file=sys.stderr)
+        for error in dict.fromkeys(row["error"] for row in rows if row["error"]):  # one for many weeks is told once
+            print(f"betcore: {error}", file=sys.stderr)
     if any(row["error"] for row in rows):
         raise typer.Exit(1)
 

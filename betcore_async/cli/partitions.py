@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-application = typer.Typer(
-    no_args_is_help=True, help="The weekly files: list, rotate, attach, detach, archive, restore."
-)
+application = typer.Typer(no_args_is_help=True, help="Look at the weekly files, rotate them, move them, archive them.")
 
 WeekArgument = Annotated[str, typer.Argument(help="An ISO week, such as 2026-W47.", show_default=False)]
 WeeksArgument = Annotated[
@@ -45,10 +43,11 @@ def list_partitions(as_json: JsonOption = False) -> None:
     settings = Settings()
     partitions, missing = _with_manager(_look, settings) if family_of(settings) else ([], [])
     if as_json:
-        print_json([asdict(partition) for partition in partitions])
+        print_json([_with_names(partition) for partition in partitions])
     elif partitions:
         columns = ("Week", "State", "Schema", "Users", "Bets", "Open", "Entries", "Size", "Place", "Problem")
-        print_table(columns, [_cells(partition) for partition in partitions])
+        shown = len(columns) if any(partition.problem for partition in partitions) else -1
+        print_table(columns[:shown], [_cells(partition)[:shown] for partition in partitions])
         _print_timeline(partitions, missing)
     else:
         print(NO_FILE_YET)
@@ -82,6 +81,7 @@ def stats(as_json: JsonOption = False) -> None:
     shown = found | {"weeks": ", ".join(f"{count} {state}" for state, count in states.items() if count)}
     shown |= {name: shown_size(found[name]) for name in ("bytes_here", "bytes_archived")}
     shown |= {name: ", ".join(map(str, found[name])) for name in ("missing", "schema_versions")}
+    shown |= {name: f"{found[name]:,}" for name in ("bets", "open_bets", "entries", "users")}
     print_table(("", ""), [(name.replace("_", " "), value) for name, value in shown.items()])
 
 
@@ -98,7 +98,7 @@ def rotate(
 
     report = asyncio.run(_rotate(Settings(), week))
     if as_json:
-        print_json(asdict(report))
+        print_json(_with_names(report))
     elif report.performed:
         carried = f"{report.users:,} users and {report.open_bets:,} open bets carried over in {report.seconds:.2f} s"
         waited = f"writers waited for {report.blocked_seconds:.2f} s of it"
@@ -271,6 +271,14 @@ def _print_timeline(partitions: "list[PartitionInfo]", missing: "list[Week]") ->
 
     states = {partition.week: partition.state.value for partition in partitions}
     print_picture(timeline(states | dict.fromkeys(missing, "missing")))
+
+
+def _with_names(told: "PartitionInfo | RotationReport") -> Row:
+    """Return its fields, weeks by their names, as the rows of all commands have them."""
+    from betcore_async.partitions import Week
+
+    values = {field.name: getattr(told, field.name) for field in fields(told)}
+    return {name: value.name if isinstance(value, Week) else value for name, value in values.items()}
 
 
 def _cells(partition: "PartitionInfo") -> tuple[object, ...]:

@@ -177,12 +177,12 @@ def test_a_week_is_moved_out_of_the_folder_and_back(folder, tmp_path):
 def test_without_the_extra_it_says_what_to_install(folder, package):
     hidden = {package, "backports.zstd"} if package == "compression.zstd" else {package}
     prelude = "import sys; " + "; ".join(f"sys.modules[{name!r}] = None" for name in sorted(hidden))
-    command = [sys.executable, "-c", f"{prelude}; {COMMAND[-1]}", "partitions", "archive", WEEKS[0]]
+    command = [sys.executable, "-c", f"{prelude}; {COMMAND[-1]}", "partitions", "archive", *WEEKS[:2]]
     variables = environment(DB_PATH="data/bets.db")
     done = subprocess.run(command, cwd=folder.parent, env=variables, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
-    assert "pip install 'betcore_async[archive]'" in done.stderr
-    assert "Traceback" not in done.stderr
+    (complaint,) = done.stderr.splitlines()  # one for all weeks
+    assert "pip install 'betcore_async[archive]'" in complaint
     assert (folder / f"bets-{WEEKS[0]}.db").exists()
 
 
