@@ -191,7 +191,7 @@ class PriceSettings(_Part):
 
 
 class PartitionSettings(_Part):
-    """How the weekly files are opened and rotated."""
+    """How the weekly files are opened, rotated and archived."""
 
     migrate_on_open: bool = Field(default=True, description="Bring every weekly file to the newest schema at start")
     auto_rotate: bool = Field(

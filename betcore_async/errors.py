@@ -212,11 +212,11 @@ class LedgerError(BetcoreError):
 
 
 class InsufficientFundsError(LedgerError):
-    """`user_id`, `amount`; of a withdrawal or transfer also `balance`, of a bet `bet`, the row that was recorded."""
+    """The balance is too low. `user_id`, `amount`; of a withdrawal or transfer `balance`, of a bet `bet`, its row."""
 
 
 class UserNotFoundError(LedgerError):
-    """`user_id` or `wallet_address`."""
+    """There is no such user. `user_id` or `wallet_address`."""
 
 
 class UserExistsError(LedgerError):
@@ -224,7 +224,7 @@ class UserExistsError(LedgerError):
 
 
 class BetNotFoundError(LedgerError):
-    """`bet_id`."""
+    """There is no such bet. `bet_id`."""
 
 
 class InvalidTransitionError(LedgerError):

@@ -9,6 +9,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Message:
+    """A message as it was published: `payload` are its bytes."""
+
     channel: str
     payload: bytes
     pattern: str | None = None

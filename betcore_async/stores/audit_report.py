@@ -31,6 +31,8 @@ class Unchecked:
 
 @dataclass(frozen=True, slots=True)
 class AuditReport:
+    """What an audit found, what it counted, and what it could not look at. `ok` when no promise was broken."""
+
     violations: tuple[Violation, ...]
     """By week; at most ten of each rule in each week."""
     counts: dict[str, int] = field(default_factory=dict)

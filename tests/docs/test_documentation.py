@@ -1,14 +1,18 @@
 """The documentation runs: its Python is executed as it stands, its table of settings is the current one."""
 
+import inspect
 import os
 import re
 import subprocess
 import sys
+import textwrap
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+import betcore_async
+from betcore_async import errors
 from betcore_async.config import RedisSettings
 from betcore_async.config_docs import options_table
 from betcore_async.models import TRANSITIONS, BetStatus
@@ -72,6 +76,21 @@ def test_the_table_of_settings_is_the_current_one():
     page = (ROOT / "docs" / "configuration.md").read_text()
     table = page.partition(MARKERS[0])[2].partition(MARKERS[1])[0]
     assert table.strip() == options_table().strip(), "put the output of `betcore config docs` between the markers"
+
+
+def test_the_page_of_public_names_says_of_each_what_its_docstring_says():
+    page = (ROOT / "docs" / "reference.md").read_text()
+    told = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", page, re.MULTILINE))
+    assert sorted(told) == sorted(betcore_async.__all__)
+    assert told.pop("Clock")  # the name of a type, without a docstring of its own
+    assert told == {name: inspect.getdoc(getattr(betcore_async, name)).splitlines()[0] for name in told}
+    assert not any(meaning.startswith(f"{name}(") for name, meaning in told.items()), "a dataclass without a docstring"
+
+
+def test_the_page_of_public_names_has_the_tree_of_errors():
+    page = (ROOT / "docs" / "reference.md").read_text()
+    tree = page.partition("```text\n")[2].partition("```")[0]
+    assert tree == textwrap.dedent(errors.__doc__.partition("\n\n")[2].partition("\n\nThe text")[0]) + "\n"
 
 
 def test_the_life_of_a_bet_is_told_as_the_models_have_it():
