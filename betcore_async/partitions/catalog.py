@@ -2,7 +2,7 @@
 
 import os
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -179,12 +179,6 @@ def _only_records(family: Family, away: list[Partition]) -> PartitionDamagedErro
         path=newest.path,
         reason="the live week is missing",
     )
-
-
-def came_back(partitions: Mapping[Week, Partition], week: Week) -> bool:
-    """Tell whether a week that was archived is here again: some process has restored it."""
-    entry = partitions.get(week)
-    return entry is not None and entry.state is PartitionState.ARCHIVED and os.path.lexists(entry.path)
 
 
 def _looked_into(entry: Partition, found: dict[Week, Partition]) -> Partition:

@@ -26,8 +26,7 @@ from betcore_async.partitions.info import RotationReport
 from betcore_async.partitions.live import LiveFile, LiveWeek
 from betcore_async.partitions.meta import PartitionState
 from betcore_async.partitions.rotation import check_clock, finalize, rotate
-from betcore_async.partitions.router import Reading
-from betcore_async.partitions.scanner import Scanners
+from betcore_async.partitions.scanner import Reading, Scanners
 from betcore_async.partitions.staging import Step
 from betcore_async.partitions.startup import migrate, put_in_order, refuse_foreign_code
 from betcore_async.partitions.week import Week

@@ -6,6 +6,7 @@ one file keeps no other from its turn.
 """
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +106,15 @@ def at_version(entry: Partition, version: int) -> Partition:
         return entry
     problem = other_version(entry, version)
     return Partition(entry.week, entry.path, PartitionState.DAMAGED, entry.schema_version, problem=problem)
+
+
+def is_news(entry: Partition | None, path: Path, week: Week, head: int) -> bool:
+    """Tell whether a week that could not be read when the catalog was made has a file now, or another one."""
+    if not os.path.lexists(path):
+        return False
+    if entry is None or entry.state is PartitionState.ARCHIVED:
+        return True
+    return entry.state is PartitionState.DAMAGED and at_version(inspect(path, week, head), head) != entry
 
 
 def other_version(entry: Partition, wanted: int) -> str:

@@ -1,8 +1,7 @@
 """PartitionRouter: questions that reach over several weeks, answered from as few files and thread hops as possible."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -19,23 +18,22 @@ from betcore_async.errors import (
 from betcore_async.models import Bet, BetStatus
 from betcore_async.partitions import bets, own_groups, own_sql
 from betcore_async.partitions.bets import BetQuery
-from betcore_async.partitions.catalog import Discovery, Partition, came_back, discover, inspect, is_plain
+from betcore_async.partitions.catalog import Discovery, Partition, discover, inspect, is_plain
 from betcore_async.partitions.figure_cache import FigureCache
 from betcore_async.partitions.files import Family
 from betcore_async.partitions.handles import StaleCatalogError
 from betcore_async.partitions.info import BetCount, BetPage, PartitionInfo, QueryRows, describe
 from betcore_async.partitions.meta import PartitionState
-from betcore_async.partitions.migrating import at_version, move_each
+from betcore_async.partitions.migrating import at_version, is_news, move_each
 from betcore_async.partitions.own_sql import InGroups
 from betcore_async.partitions.plan import Catalog
 from betcore_async.partitions.question import Cursor, cursor_of, size_of, status_of, text_of
 from betcore_async.partitions.rotation import make_whole
-from betcore_async.partitions.scanner import Scanner, Scanners
+from betcore_async.partitions.scanner import Reading, Scanner
 from betcore_async.partitions.stream import Part, PartQuery, next_part
 from betcore_async.partitions.totals import BetTotals, TotalsQuery, totals
 from betcore_async.partitions.week import Week
 from betcore_async.partitions.weeks import Weeks
-from betcore_async.sqlite.connection import Link
 from betcore_async.sqlite.migrations import Migrator
 from betcore_async.sqlite.retry import retry_busy
 from betcore_async.sqlite.rows import Row
@@ -44,17 +42,6 @@ from betcore_async.sqlite.transaction import Parameters
 T = TypeVar("T")
 
 _STATE = "SELECT state FROM partition_meta WHERE id = 1"
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What is open while weekly files are read."""
-
-    desk: Link
-    """A thread for work on the folder and on single files."""
-    scanners: Scanners
-    retiring: set[asyncio.Task[None]] = field(default_factory=set)
-    """What closes the pools of weeks that were just sealed."""
 
 
 class PartitionRouter:
@@ -154,6 +141,19 @@ class PartitionRouter:
         self._catalog = dict(sorted((here | self._elsewhere).items()))
         return discovery
 
+    async def _came_back(self, weeks: Collection[Week]) -> bool:
+        """Read the catalog anew where somebody brought files of weeks that could not be read; False for no news."""
+        head, place = self._head, self._family.path_of
+        known = {week: self._catalog.get(week) for week in weeks if week not in self._detached}
+
+        def any_news() -> bool:
+            return any(is_news(entry, place(week), week, head) for week, entry in known.items())
+
+        if not known or not await self._at_desk(any_news):
+            return False
+        await self._refresh()
+        return any(self._catalog.get(week) != entry for week, entry in known.items())
+
     async def _at_desk(self, work: Callable[[], T]) -> T:
         """Return `work()`, done on the thread for the folder and single files; waits out other processes."""
         desk = self._opened().desk
@@ -173,15 +173,18 @@ class PartitionRouter:
                 # With this the question's snapshot of the live week is taken.
                 if scanner.handle(live).raw.execute(_STATE).fetchone()[0] != PartitionState.LIVE:
                     raise StaleCatalogError  # a rotation, here or in another process, moved on
-            return _answer(function, scanner, catalog)
+            return function(scanner, catalog)
 
         while True:
             try:
                 return await self._opened().scanners.run(checked)
             except StaleCatalogError:
                 await self._refresh()
+            except PartitionMissingError as error:
+                if not await self._came_back(error.weeks):
+                    raise
             except PartitionArchivedError as error:
-                if not await self._restore_on_demand(error.weeks):
+                if not (await self._came_back(error.weeks) or await self._restore_on_demand(error.weeks)):
                     raise
 
     async def _restore_on_demand(self, weeks: Sequence[Week]) -> bool:  # noqa: ARG002 - for who has an archive
@@ -191,13 +194,17 @@ class PartitionRouter:
     async def _ask(self, answer: Callable[[Weeks], T], *, allow_partial: bool) -> T:
         """Return `answer(weeks)`, in one hop and one snapshot of the live week."""
 
-        def asked(scanner: Scanner, catalog: Catalog) -> T:
+        def asked(scanner: Scanner, catalog: Catalog) -> tuple[T, set[Week]]:
+            weeks = Weeks(scanner, catalog, self._figures, allow_partial=allow_partial)
             try:
-                return answer(Weeks(scanner, catalog, self._figures, allow_partial=allow_partial))
+                return answer(weeks), weeks.missing
             finally:
                 self._figures.save()
 
-        return await self.scan(asked)
+        while True:
+            found, missing = await self.scan(asked)
+            if not await self._came_back(missing):
+                return found
 
     async def query_bets(
         self,
@@ -312,15 +319,6 @@ class PartitionRouter:
 
     def _is_current(self, partition: Partition) -> bool:
         return self._catalog.get(partition.week) == partition
-
-
-def _answer(function: Callable[[Scanner, Catalog], T], scanner: Scanner, catalog: Catalog) -> T:
-    try:
-        return function(scanner, catalog)
-    except PartitionArchivedError as error:
-        if any(came_back(catalog, week) for week in error.weeks):
-            raise StaleCatalogError from error
-        raise
 
 
 def _existing(path: str | Path, week: Week) -> Path:

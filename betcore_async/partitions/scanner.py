@@ -9,6 +9,7 @@ import contextlib
 import sqlite3
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar, cast
@@ -198,6 +199,17 @@ class Scanners:
             await scanner.link.close()
         for link in list(self._merging):
             await link.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What is open while weekly files are read."""
+
+    desk: Link
+    """A thread for work on the folder and on single files."""
+    scanners: Scanners
+    retiring: set[asyncio.Task[None]] = field(default_factory=set)
+    """What closes the pools of weeks that were just sealed."""
 
 
 def _too_late() -> PoolClosedError:

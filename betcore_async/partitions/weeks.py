@@ -1,14 +1,14 @@
 """The weekly files from which one question is answered. Synchronous: used on a scanner's thread, in one hop."""
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import datetime
 
 from betcore_async.partitions import figures
-from betcore_async.partitions.catalog import Partition, came_back
+from betcore_async.partitions.catalog import Partition
 from betcore_async.partitions.figure_cache import FigureCache
 from betcore_async.partitions.figures import Figures
-from betcore_async.partitions.handles import StaleCatalogError, identify
+from betcore_async.partitions.handles import identify
 from betcore_async.partitions.meta import PartitionState
 from betcore_async.partitions.plan import Catalog, Span, missing_error, plan, timeline
 from betcore_async.partitions.scanner import Scanner
@@ -35,7 +35,7 @@ class Weeks:
     def spans(self, start: datetime, end: datetime) -> tuple[Span, ...]:
         """Return what [start, end) reaches, oldest first. Raises PartitionMissingError unless `allow_partial`."""
         reach = plan(self.catalog, start, end, allow_partial=self._allow_partial)
-        self._leave_out(reach.missing)
+        self.missing.update(reach.missing)
         return reach.spans
 
     def after(self, home: Week) -> Iterator[Partition]:
@@ -45,13 +45,8 @@ class Weeks:
             while gaps and gaps[0] < holder.week:
                 if not self._allow_partial:
                     raise missing_error(self.catalog, tuple(week for week in gaps if week < holder.week))
-                self._leave_out([gaps.pop(0)])
+                self.missing.add(gaps.pop(0))
             yield holder
-
-    def _leave_out(self, weeks: Sequence[Week]) -> None:
-        if any(came_back(self.catalog, week) for week in weeks):
-            raise StaleCatalogError
-        self.missing.update(weeks)
 
     def raw(self, partition: Partition) -> sqlite3.Connection:
         """Return a connection to a file, good until another one is asked for."""

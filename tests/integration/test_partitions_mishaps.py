@@ -3,11 +3,13 @@
 import contextlib
 import shutil
 import sqlite3
+from datetime import timedelta
 
 import pytest
-from weekly_files import ALWAYS, W, platform
+from weekly_files import ALWAYS, W, manager_for, platform
 
-from betcore_async.errors import PartitionDamagedError
+from betcore_async.errors import PartitionDamagedError, PartitionMissingError
+from betcore_async.partitions.moving import move_in, move_out
 
 pytestmark = pytest.mark.usefixtures("object_stores")
 
@@ -51,3 +53,59 @@ async def test_where_only_records_of_archived_weeks_are_left_nothing_is_begun_an
         path.with_name(f"{path.name}.away").rename(path)
     async with platform(tmp_path, W[5]) as it:
         assert (await it.users.by_wallet("0xabc")).balance == 10_000
+
+
+async def counted(it):
+    """What each way to ask finds; the first week has one bet, the others none."""
+    rows = await it.manager.query("SELECT id FROM bets", start=ALWAYS[0], end=ALWAYS[1], allow_partial=True)
+    count = await it.manager.count_bets(*ALWAYS, allow_partial=True)
+    assert count.missing_weeks == rows.missing_weeks
+    return count, len(rows), [week.name for week in count.missing_weeks]
+
+
+async def test_a_week_that_another_process_takes_away_and_brings_back_is_noticed(tmp_path):
+    patience, outside = timedelta(seconds=10), tmp_path / "w20.db"
+    async with platform(tmp_path / "data") as it:
+        user = await it.users.create("0xabc", 10_000)
+        bet = await it.bets.settle((await it.bets.place(user.id, "cell", 100, 2.0)).id, won=True)
+        await it.next_week()
+        async with manager_for(it.folder, it.clock) as other:
+            await other.detach_partition(W[0])
+            await move_out(other._family, W[0], outside, patience)
+        await it.next_week()
+        with pytest.raises(PartitionMissingError):
+            await it.bets.get(bet.id)
+        assert await counted(it) == (0, 0, ["2026-W20"])
+
+        async with manager_for(it.folder, it.clock) as other:
+            await other.attach_partition(W[0], outside)
+            await other.detach_partition(W[0])
+            await move_in(other._family, W[0], outside, patience)
+        assert await it.bets.get(bet.id) == bet
+        assert await counted(it) == (1, 1, [])
+
+
+async def test_a_good_file_in_place_of_a_damaged_one_is_noticed_without_a_restart(tmp_path):
+    async with platform(tmp_path) as it:
+        user = await it.users.create("0xabc", 10_000)
+        await it.bets.settle((await it.bets.place(user.id, "cell", 100, 2.0)).id, won=True)
+        for _ in range(2):
+            await it.next_week()
+    good = it.file(W[0]).rename(tmp_path / "good")
+    it.file(W[0]).write_bytes(b"no database" * 100)
+    async with platform(tmp_path, W[2]) as it:
+        for _ in range(2):
+            assert await counted(it) == (0, 0, ["2026-W20"])
+        with pytest.raises(PartitionMissingError, match="not a database"):
+            await it.manager.sum_bets(*ALWAYS)
+        good.replace(it.file(W[0]))
+        assert (await it.manager.sum_bets(*ALWAYS)).payout == 200
+
+
+async def test_a_week_that_was_detached_here_stays_so_though_its_file_is_there(tmp_path):
+    async with platform(tmp_path) as it:
+        await it.next_week()
+        await it.manager.detach_partition(W[0])
+        assert await counted(it) == (0, 0, ["2026-W20"])
+        with pytest.raises(PartitionMissingError):
+            await it.manager.sum_bets(*ALWAYS)
