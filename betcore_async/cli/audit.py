@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from betcore_async.cli.families import PathArgument, with_family
+from betcore_async.cli.families import PathArgument, no_file_yet, with_family
 from betcore_async.cli.output import JsonOption, logs_on_stderr, print_json, print_table
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ async def _audit(settings: "Settings", weeks: list[str] | None) -> "AuditReport"
 
     family = Family(settings.db.path)
     if not (family.folder.is_dir() and family.weekly_files()):  # to open the manager would make the first one
-        raise ConfigError(f"there is no weekly file of {settings.db.path}", problems={"DB_PATH": "no weekly file"})
+        raise ConfigError(no_file_yet(settings.db.path), problems={"DB_PATH": "no weekly file"})
     chosen = None if weeks is None else [Week.parse(week) for week in weeks]
     async with PartitionManager(settings.db, settings.partitions) as partitions:
         with _progress() as progress:

@@ -23,6 +23,12 @@ def with_family(settings: "Settings", path: Path | None) -> "Settings":
     return settings.model_copy(update={"db": settings.db.model_copy(update={"path": _family_path(path)})})
 
 
+def no_file_yet(path: Path) -> str:
+    """Say that DB_PATH, which is `path`, has no weekly file, and where `path` is a folder what it should have been."""
+    hint = f"; DB_PATH is the name of the files in a folder, such as {path / 'bets.db'}" if path.is_dir() else ""
+    return f"there is no weekly file of {path} yet{hint}"
+
+
 def _family_path(path: Path) -> Path:
     """Return the name of the family that `path`, or the only one in the folder `path`, is."""
     from betcore_async.errors import ConfigError

@@ -116,7 +116,7 @@ def plan_command(
     """Show the migrations that lead from here to the newest version, or to N, in every file. Touches nothing."""
     chosen = target(source, database)
     rows = _plans(chosen, lambda path: chosen.migrator.plan(path, to))
-    show(rows, ("file", "steps", "error"), as_json=as_json)
+    show(rows, ("file", "steps", "error"), as_json=as_json, empty=chosen.nothing)
     _fail_on_errors(rows)
 
 
@@ -137,7 +137,7 @@ def status(source: SourceOption = None, database: DatabaseOption = None, as_json
         }
 
     rows = chosen.look(look)
-    show(rows, ("file", "version", "head", "pending", "unfinished", "error"), as_json=as_json)
+    show(rows, ("file", "version", "head", "pending", "unfinished", "error"), as_json=as_json, empty=chosen.nothing)
     _fail_on_errors(rows)
     if any(row["pending"] or row["unfinished"] for row in rows):
         raise typer.Exit(PENDING)
@@ -153,7 +153,7 @@ def verify(source: SourceOption = None, database: DatabaseOption = None, as_json
         return {"version": found.current, "head": found.head}
 
     rows = chosen.look(look)
-    show(rows, ("file", "version", "head", "error"), as_json=as_json)
+    show(rows, ("file", "version", "head", "error"), as_json=as_json, empty=chosen.nothing)
     _fail_on_errors(rows)
 
 

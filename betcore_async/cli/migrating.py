@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from betcore_async.cli.families import no_file_yet
 from betcore_async.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
@@ -37,8 +38,6 @@ DatabaseOption = Annotated[
 ]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the SQL that would run, and touch nothing.")]
 
-NO_FILE_YET = "there is no weekly file yet; the first one is born with the newest schema"
-
 Row = dict[str, Any]
 Move = Callable[[Path], Awaitable[Sequence["AppliedMigration"]]]
 
@@ -51,6 +50,8 @@ class Target:
     family: "Family"
     database: Path | None
     """The only file, where one was named."""
+    nothing: str
+    """What is said where there is no file at all."""
 
     def look(self, question: Callable[[Path], Awaitable[Row]], *, with_new: bool = False) -> list[Row]:
         """Return a row for each file: what `question` says of it, or the error.
@@ -101,7 +102,7 @@ class Target:
         if as_json:
             print_json(rows)
         elif not rows:
-            print(NO_FILE_YET)
+            print(self.nothing)
         if any(row["error"] for row in rows):
             raise typer.Exit(1)
 
@@ -136,10 +137,11 @@ def target(source: Path | None, database: Path | None) -> Target:
     from betcore_async.sqlite.migrations import Migrator
 
     settings = Settings()
-    return Target(Migrator(source, settings=settings.db), Family(settings.db.path), database)
+    nothing = f"{no_file_yet(settings.db.path)}; the first one is born with the newest schema"
+    return Target(Migrator(source, settings=settings.db), Family(settings.db.path), database, nothing)
 
 
-def show(rows: list[Row], columns: Sequence[str], *, as_json: bool, empty: str = NO_FILE_YET) -> None:
+def show(rows: list[Row], columns: Sequence[str], *, as_json: bool, empty: str) -> None:
     """Print rows: all they hold as JSON, these columns of them as a table."""
     if as_json:
         print_json(rows)

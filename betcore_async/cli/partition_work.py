@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from betcore_async.cli.families import no_file_yet
 from betcore_async.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from betcore_async.partitions import ArchiveProgress, PartitionManager, Week
     from betcore_async.partitions.archive import OnProgress
     from betcore_async.partitions.files import Family
-
-NO_FILE_YET = "there is no weekly file yet"
 
 Row = dict[str, Any]
 Work = Callable[["Week", "OnProgress"], Awaitable[Row]]
@@ -36,7 +35,7 @@ async def opened(settings: "Settings") -> "AsyncIterator[PartitionManager]":
     from betcore_async.partitions import PartitionManager
 
     if family_of(settings) is None:
-        raise PartitionMissingError(NO_FILE_YET, weeks=())
+        raise PartitionMissingError(no_file_yet(settings.db.path), weeks=())
     async with PartitionManager(settings.db, settings.partitions) as manager:
         yield manager
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from betcore_async.cli.families import no_file_yet
 from betcore_async.cli.output import JsonOption, print_json, print_picture, print_table
-from betcore_async.cli.partition_work import NO_FILE_YET, Row, each, family_of, opened, show, shown_size
+from betcore_async.cli.partition_work import Row, each, family_of, opened, show, shown_size
 
 if TYPE_CHECKING:
     from betcore_async.config import Settings
@@ -50,7 +51,7 @@ def list_partitions(as_json: JsonOption = False) -> None:
         print_table(columns[:shown], [_cells(partition)[:shown] for partition in partitions])
         _print_timeline(partitions, missing)
     else:
-        print(NO_FILE_YET)
+        print(no_file_yet(settings.db.path))
     if any(partition.problem for partition in partitions):
         raise typer.Exit(1)
 

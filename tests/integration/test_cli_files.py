@@ -60,9 +60,17 @@ def test_a_folder_without_weekly_files_is_unusable(tmp_path, name):
     assert str(tmp_path) in result.complaint
 
 
+@pytest.mark.parametrize(
+    "command", [("audit",), ("migrate", "status"), ("partitions", "list"), ("partitions", "stats")]
+)
+def test_a_folder_in_the_place_of_db_path_is_told(family, command):
+    result = betcore(*command, DB_PATH=family)
+    assert f"such as {family / 'bets.db'}" in result.out + result.err
+
+
 def test_where_nothing_was_made_yet_nothing_is_made(tmp_path):
     assert betcore("doctor", folder=tmp_path, REDIS_TIMEOUT="100ms").status == 0
-    assert betcore("partitions", "list", folder=tmp_path).out == "there is no weekly file yet\n"
+    assert betcore("partitions", "list", folder=tmp_path).out == "there is no weekly file of data/bets.db yet\n"
     assert betcore("migrate", "up", folder=tmp_path).status == 0
     assert list(tmp_path.iterdir()) == []
 

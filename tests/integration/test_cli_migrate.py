@@ -119,8 +119,8 @@ def test_all_the_way_down_leaves_no_weekly_file_and_the_way_up_is_a_new_start(fa
 
 
 def test_where_there_is_no_file_nothing_is_made_and_a_new_week_is_told(tmp_path):
-    assert "there is no weekly file yet" in migrate(tmp_path, "up").out
-    assert "there is no weekly file yet" in migrate(tmp_path, "status").out
+    assert "there is no weekly file of data/bets.db yet" in migrate(tmp_path, "up").out
+    assert "there is no weekly file of data/bets.db yet" in migrate(tmp_path, "status").out
     assert json.loads(migrate(tmp_path, "verify", "--json").out) == []
     (row,) = json.loads(migrate(tmp_path, "up", "--dry-run", "--json").out)
     assert Path(row["file"]).name.startswith("bets-20")
