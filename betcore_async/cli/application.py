@@ -16,6 +16,7 @@ application = typer.Typer(
     help="The data layer of a betting platform: weekly SQLite files, prices and live messages in Redis.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode="markdown",  # else paragraphs keep the line ends of their docstrings
     pretty_exceptions_enable=False,  # a fault of our own shows as a plain traceback, without local variables
     context_settings={"help_option_names": ["-h", "--help"]},
 )

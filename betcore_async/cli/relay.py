@@ -26,10 +26,10 @@ def relay(off: OffOption = False) -> None:
 
 
 async def _turn_off(settings: "Settings") -> None:
-    from betcore_async.partitions import PartitionManager
+    from betcore_async.cli.partition_work import opened
     from betcore_async.stores import outbox
 
-    async with PartitionManager(settings.db, settings.partitions) as partitions:
+    async with opened(settings) as partitions:
         await partitions.write(outbox.turn_off)
 
 

@@ -39,6 +39,11 @@ def test_every_command_has_help_and_offers_json(command):
     assert "--json" in result.out
 
 
+def test_help_fills_the_width_there_is():
+    paragraph = next(line for line in betcore("demo", "--help", COLUMNS="400").out.splitlines() if "Status 0" in line)
+    assert paragraph.strip().endswith("ends at once.")
+
+
 def test_help_comes_at_once():
     def seconds(*arguments):
         started = time.perf_counter()

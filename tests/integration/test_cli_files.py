@@ -72,6 +72,7 @@ def test_where_nothing_was_made_yet_nothing_is_made(tmp_path):
     assert betcore("doctor", folder=tmp_path, REDIS_TIMEOUT="100ms").status == 0
     assert betcore("partitions", "list", folder=tmp_path).out == "there is no weekly file of data/bets.db yet\n"
     assert betcore("migrate", "up", folder=tmp_path).status == 0
+    assert "no weekly file of data/bets.db" in betcore("relay", "--off", folder=tmp_path).complaint
     assert list(tmp_path.iterdir()) == []
 
 
