@@ -34,11 +34,19 @@ WHERE type = 'table' AND rootpage > 0 AND name IN ('partition_meta', 'users', 'b
 """
 """Views and virtual tables, which run code of their own when they are read, have no root page."""
 
-_WRITTEN = """
+# What tells that a file was written to since it was born, from which schema version on.
+_WRITTEN = {
+    1: """
 SELECT
     EXISTS (SELECT 1 FROM ledger_entries WHERE ref_type <> 'carry_forward')
-    OR EXISTS (SELECT 1 FROM bets, partition_meta WHERE placed_at >= starts_at)
-"""
+    OR EXISTS (SELECT 1 FROM bets, partition_meta WHERE placed_at >= starts_at OR resolved_at IS NOT NULL)
+""",
+    2: """
+SELECT
+    EXISTS (SELECT 1 FROM bets, partition_meta WHERE confirmed_at >= starts_at)
+    OR EXISTS (SELECT 1 FROM cell_settlements, partition_meta WHERE settled_at >= starts_at)
+""",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +193,11 @@ def _looked_into(entry: Partition, found: dict[Week, Partition]) -> Partition:
     before = found.get(entry.predecessor) if entry.predecessor else None
     if entry.state is not PartitionState.LIVE or before is None or before.successor == entry.week:
         return entry
-    return replace(entry, written=ask(entry.path, lambda raw: raw.execute(_WRITTEN).fetchone() == (1,)))
+    return replace(entry, written=ask(entry.path, lambda raw: _was_written(raw, entry)))
+
+
+def _was_written(raw: sqlite3.Connection, entry: Partition) -> bool:
+    return any(raw.execute(sql).fetchone()[0] for since, sql in _WRITTEN.items() if entry.schema_version >= since)
 
 
 def sort_out(found: dict[Week, Partition]) -> Discovery:

@@ -109,3 +109,37 @@ async def test_a_week_that_was_detached_here_stays_so_though_its_file_is_there(t
         assert await counted(it) == (0, 0, ["2026-W20"])
         with pytest.raises(PartitionMissingError):
             await it.manager.sum_bets(*ALWAYS)
+
+
+async def settle_as_lost(it, bet):
+    await it.bets.settle(bet.id, won=False)
+
+
+async def confirm(it, bet):
+    await it.bets.confirm(bet.id)
+
+
+async def close_a_cell(it, bet):
+    await it.bets.settle_cell("without bets", won=True)
+
+
+@pytest.mark.parametrize("write", [settle_as_lost, confirm, close_a_cell])
+async def test_a_week_that_was_live_is_never_removed_for_an_older_copy_of_the_one_before(tmp_path, write):
+    copy = tmp_path / "copy"
+    async with platform(tmp_path) as it:
+        user = await it.users.create("0xabc", 10_000)
+        bet = await it.bets.place(user.id, "cell", 100, 2.0)
+        with contextlib.closing(sqlite3.connect(it.file(W[0]))) as raw:
+            raw.execute("VACUUM INTO ?", (str(copy),))
+        await it.next_week()
+        await write(it, bet)
+        user, bet = await it.users.get(user.id), await it.bets.get(bet.id)
+    old = it.file(W[0]).rename(tmp_path / "aside")
+    copy.rename(it.file(W[0]))
+    with pytest.raises(PartitionDamagedError, match=f"does not name it: bring back the {W[0]}"):
+        async with platform(tmp_path, W[1]):
+            pass
+    old.replace(it.file(W[0]))
+    async with platform(tmp_path, W[1]) as it:
+        assert await it.users.get(user.id) == user
+        assert await it.bets.get(bet.id) == bet
