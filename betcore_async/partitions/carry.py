@@ -150,7 +150,8 @@ _CELL_COLUMNS = "cell_id, chunk, won, upto, bets, payout, unpaid, is_last, settl
 # What is closed stays closed for at least one more week; a settlement that was cut off is remembered until its end, and
 # one with winners who could not be paid for ever: they may still be open, and must not lose under the name's next use.
 # The last moment of a week stands for all the time until somebody rotated, so it may have been only just before the old
-# week was born: what was settled then goes on until seven days have passed since.
+# week was born: what was settled then goes on until seven days have passed since. The birth of a week that was over by
+# then is noted at its last moment, too.
 # Rows are never changed, and what is to be carried remains so: what is there already is right.
 _CLOSED_CELLS = """
 FROM old.cell_settlements
@@ -163,8 +164,12 @@ WHERE cell_id IN (
         OR max(unpaid) > 0
         OR (
             (max(settled_at) + 1 - 345600000000) % 604800000000 = 0
-            AND (SELECT created_at FROM main.partition_meta) - (SELECT created_at FROM old.partition_meta)
-                < 604800000000
+            AND (
+                SELECT (old.created_at + 1 - 345600000000) % 604800000000 = 0
+                    OR new.created_at - old.created_at < 604800000000
+                FROM old.partition_meta AS old
+                CROSS JOIN main.partition_meta AS new
+            )
         )
 )
 """

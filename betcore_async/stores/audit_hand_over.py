@@ -59,8 +59,12 @@ WHERE was.cell_id IN (
         OR max(unpaid) > 0
         OR (
             (max(settled_at) + 1 - 345600000000) % 604800000000 = 0
-            AND (SELECT created_at FROM {this}.partition_meta) - (SELECT created_at FROM {before}.partition_meta)
-                < 604800000000
+            AND (
+                SELECT (old.created_at + 1 - 345600000000) % 604800000000 = 0
+                    OR new.created_at - old.created_at < 604800000000
+                FROM {before}.partition_meta AS old
+                CROSS JOIN {this}.partition_meta AS new
+            )
         )
 )
 AND (

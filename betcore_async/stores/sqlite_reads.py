@@ -26,7 +26,7 @@ _USER_BY = {
     "wallet_address": f"SELECT {User.COLUMNS} FROM users WHERE wallet_address = ?",
 }
 
-_LIFE = "SELECT created_at, sealed_at FROM {schema}.partition_meta WHERE id = 1"
+_CREATED_AT = "SELECT created_at FROM {schema}.partition_meta WHERE id = 1"
 
 _ENTRIES = """
 SELECT {columns}
@@ -53,7 +53,10 @@ class UsedIds:
     greatest: str
     """None of them used a greater one; empty where none used any."""
     ahead_since: datetime | None
-    """Birth of the first of them that used an id from further ahead than CLOCK_SKEW, when a clock was wrong."""
+    """Birth of the first of them that used an id from further ahead of the next one's birth than CLOCK_SKEW.
+
+    A clock was wrong then, or the next one was made so late that its week was over.
+    """
 
     def search_from(self, born: datetime) -> datetime:
         """Return since when an id that carries the time `born` may have been used."""
@@ -94,25 +97,30 @@ def find_outcome(scanner: Scanner, catalog: Catalog, *, identifier: str, since: 
 
 def used_before(scanner: Scanner, catalog: Catalog, *, live: Week) -> UsedIds:
     """Return what the files before the live week, as far as they are here, tell of the ids that they used."""
-    greatest, ahead_since = "", None
+    greatest, latest, ahead_since = "", "", None
+    before: datetime | None = None
     for entry in readable(catalog):
+        if entry.week > live:
+            break
         schema = scanner.attach(entry.week, entry.path)
-        created_at, sealed_at = _life(scanner, schema)
-        if entry.week == live and entry.predecessor in known_missing(catalog):
-            # It took whatever came until this week was born, which may be long after the week began.
-            greatest = max(greatest, first_id(created_at))
-        elif entry.week < live:
-            newest = newest_id(scanner.link.raw, schema)
-            greatest = max(greatest, newest)
-            if ahead_since is None and sealed_at is not None and newest > first_id(sealed_at + CLOCK_SKEW):
-                ahead_since = created_at
+        born = _born(scanner, schema)
+        # An id that a week used before the next one was born is looked for there, unless it came from further ahead.
+        if ahead_since is None and latest > first_id(born + CLOCK_SKEW):
+            ahead_since = before
+        if entry.week == live:
+            if entry.predecessor in known_missing(catalog):
+                # It took whatever came until this week was born, which may be long after the week began.
+                greatest = max(greatest, first_id(born))
+            break
+        before, latest = born, newest_id(scanner.link.raw, schema)
+        greatest = max(greatest, latest)
     return UsedIds(greatest, ahead_since)
 
 
-def _life(scanner: Scanner, schema: str) -> tuple[datetime, datetime | None]:
-    """Return when an attached file was born, and when it was sealed."""
-    created_at, sealed_at = scanner.link.raw.execute(_LIFE.format(schema=schema)).fetchone()
-    return from_microseconds(created_at), None if sealed_at is None else from_microseconds(sealed_at)
+def _born(scanner: Scanner, schema: str) -> datetime:
+    """Return when an attached file was born, within its week: of one made late, the last moment of the week."""
+    created_at: int = scanner.link.raw.execute(_CREATED_AT.format(schema=schema)).fetchone()[0]
+    return from_microseconds(created_at)
 
 
 def _newest_first(scanner: Scanner, catalog: Catalog, since: datetime) -> Iterator[str]:
@@ -128,7 +136,7 @@ def _newest_first(scanner: Scanner, catalog: Catalog, since: datetime) -> Iterat
             raise missing_error(catalog, (week,), optional=False)
         schema = scanner.attach(week, catalog[week].path)
         yield schema
-        if _life(scanner, schema)[0] < since:
+        if _born(scanner, schema) < since:
             return
 
 

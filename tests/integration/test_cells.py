@@ -93,6 +93,19 @@ async def test_what_is_closed_stays_closed_for_seven_days_also_where_a_rotation_
     assert await books.bets.settle_cell(CELL, True) == CellSettlement(1, 20)
 
 
+async def test_what_is_closed_stays_closed_also_where_late_rotations_go_week_by_week(books, user):
+    books.clock.advance(3 * WEEK)
+    await books.bets.place(user.id, CELL, 10, 2.0)
+    await books.bets.settle_cell(CELL, False)
+    for _ in range(3):
+        await books.partitions.rotate_to_new_week(books.partitions.current_week.next())
+    for days in (5, 7):  # Monday, and the Monday after it
+        await assert_closed(books, books.bets.place(user.id, CELL, 10, 2.0), won=False)
+        books.clock.advance(timedelta(days=days))
+        await books.partitions.rotate_to_new_week()
+    assert (await books.bets.place(user.id, CELL, 10, 2.0)).is_open
+
+
 async def test_the_audit_knows_how_long_a_cell_closed_before_a_late_rotation_has_to_stay_closed(tmp_path):
     async with open_books(tmp_path) as books:
         await overdue_and_closed(books, await books.users.create("0xabc", 1_000))
@@ -106,9 +119,10 @@ async def test_the_audit_knows_how_long_a_cell_closed_before_a_late_rotation_has
 async def test_what_is_closed_late_in_a_week_is_open_again_after_the_next(books, user):
     books.clock.now = books.partitions.current_week.end - timedelta(microseconds=1)
     await books.bets.settle_cell(CELL, True)  # at its last moment, but in time
+    books.clock.advance(timedelta(hours=1))
     for _ in range(2):
-        books.clock.advance(WEEK)
         await books.partitions.rotate_to_new_week()
+        books.clock.advance(WEEK)
     assert (await books.bets.place(user.id, CELL, 10, 2.0)).is_open
 
 

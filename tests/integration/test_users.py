@@ -299,8 +299,10 @@ async def test_what_was_done_while_the_clock_was_a_month_ahead_is_not_done_again
     placed = await books.bets.place(user.id, "cell", 10, 1.9, id=bet_id)
     settled = await books.bets.settle(bet_id, True)
     books.clock.now = right + timedelta(minutes=1)
-    for _ in range(weeks):
-        await books.next_week()
+    async with open_books(tmp_path, books.clock) as asleep:
+        for _ in range(weeks):
+            await books.next_week()
+        assert await asleep.users.deposit(user.id, 10, id=identifier) == first
     async with open_books(tmp_path, books.clock) as elsewhere:
         for asked in (books, elsewhere):
             assert await asked.users.deposit(user.id, 10, id=identifier) == first
@@ -310,6 +312,23 @@ async def test_what_was_done_while_the_clock_was_a_month_ahead_is_not_done_again
             with pytest.raises(IdempotencyConflictError):
                 await asked.users.deposit(user.id, 11, id=identifier)
     assert await books.ledger.balance(user.id) == 119
+
+
+async def test_what_an_overdue_week_took_is_not_done_again_where_late_rotations_go_week_by_week(books, tmp_path):
+    user = await books.users.create("0xabc", 100)
+    books.clock.advance(5 * WEEK)
+    identifier, bet_id = books.engine.new_id(), books.engine.new_id()
+    first = await books.users.deposit(user.id, 10, id=identifier)
+    await books.bets.place(user.id, "cell", 10, 1.9, id=bet_id)
+    settled = await books.bets.settle(bet_id, True)
+    for _ in range(2):  # each is over when it is born
+        await books.partitions.rotate_to_new_week(books.partitions.current_week.next())
+    async with open_books(tmp_path, books.clock) as elsewhere:
+        for asked in (books, elsewhere):
+            assert await asked.users.deposit(user.id, 10, id=identifier) == first
+            assert await asked.bets.get(bet_id) == settled
+    await books.partitions.rotate_to_new_week()
+    assert await books.users.deposit(user.id, 10, id=identifier) == first
 
 
 async def test_after_the_clock_was_a_month_ahead_commands_go_on(books):
