@@ -193,4 +193,6 @@ def _folder_of(url: str | None, default: Path) -> Path | None:
 
 def _reason(error: BaseException) -> str:
     text = str(error).partition("\n\nDebug source")[0]
-    return _SECRETS.sub("…", _ANSWER.sub(r"\1", text))[:_LONGEST_REASON] or type(error).__name__
+    # All that the client says of an address without TLS that it was not allowed to use.
+    hint = "; a server without TLS needs AWS_ALLOW_HTTP=true" if text.endswith("builder error") else ""
+    return (_SECRETS.sub("…", _ANSWER.sub(r"\1", text))[:_LONGEST_REASON] or type(error).__name__) + hint

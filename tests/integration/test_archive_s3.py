@@ -178,6 +178,13 @@ async def test_a_store_that_refuses_is_told_without_credentials_and_loses_nothin
         assert len((await it.query_bets(weeks.user, *ALWAYS)).bets) == 6
 
 
+async def test_a_server_without_tls_that_was_not_allowed_is_told_with_what_allows_it(weeks, monkeypatch):
+    monkeypatch.delenv("AWS_ALLOW_HTTP")
+    async with manager(weeks, "s3://bucket/x") as it:
+        with pytest.raises(ArchiveError, match="AWS_ALLOW_HTTP=true"):
+            await it.archive(W[1])
+
+
 def test_what_looks_like_a_signature_is_cut_from_the_reason():
     error = OSError(
         "Error performing PUT https://user:pw@host/c/k?sig=SECRET&se=1 in 3ms, status code: 403 Forbidden: <Key>ID"
