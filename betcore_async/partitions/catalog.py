@@ -260,6 +260,12 @@ def _no_live_week(kept: dict[Week, Partition]) -> PartitionDamagedError:
     )
 
 
+def nothing_left(family: Family) -> PartitionDamagedError:
+    """Return the error for a folder that has become empty while it was in use."""
+    text = f"no weekly file is in {family.folder} any more; bring back what was there, or mount it again"
+    return PartitionDamagedError(text, path=family.folder, reason="the live week is missing")
+
+
 def clean(family: Family, discovery: Discovery, *, staging: bool) -> None:
     """Remove orphans, for who holds the folder's lock; with `staging` also what no rotation is building any more."""
     for path in (*(family.staging_files() if staging else ()), *discovery.orphans):

@@ -18,7 +18,7 @@ from betcore_async.errors import (
 from betcore_async.models import Bet, BetStatus
 from betcore_async.partitions import bets, own_groups, own_sql
 from betcore_async.partitions.bets import BetQuery
-from betcore_async.partitions.catalog import Discovery, Partition, discover, inspect, is_plain
+from betcore_async.partitions.catalog import Discovery, Partition, discover, inspect, is_plain, nothing_left
 from betcore_async.partitions.figure_cache import FigureCache
 from betcore_async.partitions.files import Family
 from betcore_async.partitions.handles import StaleCatalogError
@@ -134,6 +134,8 @@ class PartitionRouter:
         """Read the catalog anew from the files, so that a rotation of another process is seen."""
         head = self._head
         discovery = await self._at_desk(lambda: discover(self._family, head))
+        if discovery.live is None:  # without this, all questions would be answered as if nothing had ever been there
+            raise nothing_left(self._family)
         self._elsewhere = {week: entry for week, entry in self._elsewhere.items() if is_plain(entry.path)}
         # A sealed week that was not migrated along, or by a newer release, would be read wrongly.
         found = {week: at_version(entry, head) for week, entry in discovery.partitions.items()}

@@ -143,3 +143,19 @@ async def test_a_week_that_was_live_is_never_removed_for_an_older_copy_of_the_on
     async with platform(tmp_path, W[1]) as it:
         assert await it.users.get(user.id) == user
         assert await it.bets.get(bet.id) == bet
+
+
+async def test_a_folder_that_is_empty_all_at_once_is_told_and_not_counted_as_nothing(tmp_path):
+    folder, away = tmp_path / "data", tmp_path / "away"
+    async with platform(folder) as it:
+        user = await it.users.create("0xabc", 10_000)
+        await it.bets.settle((await it.bets.place(user.id, "cell", 100, 2.0)).id, won=False)
+        await it.next_week()
+        folder.rename(away)
+        folder.mkdir()  # as where a volume was mounted
+        for _ in range(2):
+            with pytest.raises(PartitionDamagedError, match="no weekly file is in"):
+                await it.manager.count_bets(*ALWAYS)
+        folder.rmdir()
+        away.rename(folder)
+        assert await it.manager.count_bets(*ALWAYS) == 1
