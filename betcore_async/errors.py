@@ -59,6 +59,17 @@ Errors of aiosqlite, sqlite3 and redis are translated once, where they enter, wi
 
 from typing import Any
 
+_SHOWN = 100
+"""Characters of a value that an error tells; more of them say no more."""
+
+
+def shown(value: object) -> str:
+    """Return how an error tells of a value that it refuses: the beginning of its repr."""
+    try:
+        return repr(value)[:_SHOWN]
+    except ValueError:  # an int of more digits than Python writes out
+        return f"one {type(value).__name__} of very many digits"
+
 
 class BetcoreError(Exception):
     """Root of every error of this library. `facts` holds its attributes by name."""

@@ -11,7 +11,7 @@ from datetime import datetime
 from uuid import UUID
 
 from betcore_async.clock import Clock, from_microseconds, system_clock, to_microseconds
-from betcore_async.errors import ModelError
+from betcore_async.errors import ModelError, shown
 
 _CANONICAL_UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _LOW_BITS = 48
@@ -99,7 +99,7 @@ def parse_id(value: str, field: str = "id") -> str:
     """Return `value` if it is a canonical UUIDv7, else raise ModelError naming `field`."""
     if not isinstance(value, str) or not _CANONICAL_UUID7.fullmatch(value):
         raise ModelError(
-            f"{field} must be a UUIDv7 in lower case such as {_EXAMPLE!r}; got {str(value)[:64]!r}",
+            f"{field} must be a UUIDv7 in lower case such as {_EXAMPLE!r}; got {shown(value)}",
             field=field,
         )
     return value

@@ -21,7 +21,7 @@ from typing import Annotated, Any, ClassVar, Self, TypeVar
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from betcore_async.clock import from_microseconds
-from betcore_async.errors import ModelError
+from betcore_async.errors import ModelError, shown
 
 MAX_MONEY = 2**63 - 1
 """Largest amount: what a signed 64-bit column holds. SQLite turns anything larger into a float, silently."""
@@ -30,6 +30,7 @@ PPM = 1_000_000
 """Parts per million in one: the unit in which a reward rate takes part in arithmetic."""
 
 MAX_REWARD_RATE = 1_000_000.0
+MAX_PPM = int(MAX_REWARD_RATE) * PPM
 
 Money = Annotated[int, Field(strict=True, ge=0, le=MAX_MONEY)]
 SignedMoney = Annotated[int, Field(strict=True, ge=-MAX_MONEY, le=MAX_MONEY)]
@@ -238,7 +239,8 @@ def reward_ppm(rate: float) -> int:
     # `not (a <= rate)` rather than `rate < a`: it also catches NaN.
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not 1 <= rate <= MAX_REWARD_RATE:
         raise ModelError(
-            f"reward_rate must be a finite number from 1 to {MAX_REWARD_RATE:.0f}; got {rate!r}", field="reward_rate"
+            f"reward_rate must be a finite number from 1 to {MAX_REWARD_RATE:.0f}; got {shown(rate)}",
+            field="reward_rate",
         )
     return _ppm_of(float(rate))
 
@@ -262,6 +264,7 @@ def check_money(value: int, field: str = "amount", *, least: int = 1) -> int:
     """Return `value` if it is an int from `least` to MAX_MONEY, else raise ModelError naming `field`."""
     if type(value) is not int or not least <= value <= MAX_MONEY:
         raise ModelError(
-            f"{field} must be a whole number of minor units from {least} to {MAX_MONEY}; got {value!r}", field=field
+            f"{field} must be a whole number of minor units from {least} to {MAX_MONEY}; got {shown(value)}",
+            field=field,
         )
     return value

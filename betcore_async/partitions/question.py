@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from betcore_async.errors import ModelError
+from betcore_async.errors import ModelError, shown
 from betcore_async.models import BetStatus
 
 _LARGEST = 2**63 - 1
@@ -18,21 +18,21 @@ class Cursor:
 
     def __post_init__(self) -> None:
         if type(self.placed_at) is not int or not -_LARGEST <= self.placed_at < _LARGEST:
-            raise ModelError(f"a cursor has a time in microseconds; got {self.placed_at!r}", field="placed_at")
+            raise ModelError(f"a cursor has a time in microseconds; got {shown(self.placed_at)}", field="placed_at")
         text_of(self.id, "id")
 
 
 def cursor_of(value: Cursor | None) -> Cursor | None:
     """Return the cursor. Raises ModelError for what is none."""
     if value is not None and not isinstance(value, Cursor):
-        raise ModelError(f"cursor must be the next_cursor of a page; got {value!r}", field="cursor")
+        raise ModelError(f"cursor must be the next_cursor of a page; got {shown(value)}", field="cursor")
     return value
 
 
 def size_of(value: int, field: str) -> int:
     """Return a number of rows. Raises ModelError for what is no whole number from 1."""
     if type(value) is not int or not 1 <= value <= _LARGEST:
-        raise ModelError(f"{field} must be at least 1, and a whole number; got {value!r}", field=field)
+        raise ModelError(f"{field} must be at least 1, and a whole number; got {shown(value)}", field=field)
     return value
 
 
@@ -41,7 +41,7 @@ def status_of(value: BetStatus | None) -> BetStatus | None:
     try:
         return None if value is None else BetStatus(value)
     except ValueError:
-        raise ModelError(f"status must be one of {', '.join(BetStatus)}; got {value!r}", field="status") from None
+        raise ModelError(f"status must be one of {', '.join(BetStatus)}; got {shown(value)}", field="status") from None
 
 
 def text_of(value: str, field: str) -> str:
@@ -49,5 +49,5 @@ def text_of(value: str, field: str) -> str:
     try:
         value.encode()
     except (AttributeError, UnicodeEncodeError):
-        raise ModelError(f"{field} must be a text; got {value!r}", field=field) from None
+        raise ModelError(f"{field} must be a text; got {shown(value)}", field=field) from None
     return value

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Self
 
 from betcore_async.clock import from_microseconds, to_microseconds
-from betcore_async.errors import ModelError
+from betcore_async.errors import ModelError, shown
 
 _NAME = re.compile(r"([0-9]{4})-W([0-9]{2})", re.ASCII)
 _LENGTH = timedelta(days=7)
@@ -30,13 +30,13 @@ class Week:
     """The first moment after it, in microseconds since the epoch."""
 
     def __post_init__(self) -> None:
-        match = _NAME.fullmatch(self.name)
+        match = _NAME.fullmatch(self.name) if isinstance(self.name, str) else None
         try:
             year, number = (int(part) for part in match.groups()) if match else (0, 0)
             monday = datetime.fromisocalendar(year, number, 1).replace(tzinfo=UTC)
             end = monday + _LENGTH
         except (ValueError, OverflowError):
-            raise ModelError(f"{self.name[:40]!r} is not an ISO week such as '2026-W47'", field="week") from None
+            raise ModelError(f"{shown(self.name)} is not an ISO week such as '2026-W47'", field="week") from None
         object.__setattr__(self, "start", monday)
         object.__setattr__(self, "starts_at", to_microseconds(monday))
         object.__setattr__(self, "ends_at", to_microseconds(end))

@@ -7,9 +7,9 @@ executed again with the same terms it returns the first outcome and changes noth
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from betcore_async.errors import LedgerError, ModelError
+from betcore_async.errors import LedgerError, ModelError, shown
 from betcore_async.ids import parse_id
-from betcore_async.models import MAX_MONEY, Bet, LedgerEntry, User, check_money, payout
+from betcore_async.models import MAX_MONEY, MAX_PPM, PPM, Bet, LedgerEntry, User, check_money, payout
 
 R = TypeVar("R")
 
@@ -97,6 +97,9 @@ class PlaceBet(Command[Bet]):
         check_name(self.user_id, "user_id")
         check_name(self.cell_id, "cell_id")
         check_money(self.amount)
+        if type(self.reward_ppm) is not int or not PPM <= self.reward_ppm <= MAX_PPM:
+            told = f"reward_ppm must be a whole number from {PPM} to {MAX_PPM}; got {shown(self.reward_ppm)}"
+            raise ModelError(told, field="reward_ppm")
         if payout(self.amount, self.reward_ppm) > MAX_MONEY:
             raise ModelError("amount × reward_rate is more than a payout can be", field="amount")
 
@@ -178,7 +181,7 @@ class SettleChunk(Command[ChunkSettlement]):
         check_verdict(self.won)
         for value, name in ((self.number, "number"), (self.size, "size")):
             if type(value) is not int or not 1 <= value <= MAX_MONEY:
-                raise ModelError(f"{name} must be a whole number from 1; got {value!r}", field=name)
+                raise ModelError(f"{name} must be a whole number from 1; got {shown(value)}", field=name)
 
 
 def check_name(value: str, field: str) -> str:
@@ -201,10 +204,12 @@ def check_name(value: str, field: str) -> str:
 def check_version(version: int | None) -> None:
     """Raise ModelError unless `version` is None or a version that a user can have."""
     if version is not None and (type(version) is not int or not 1 <= version <= MAX_MONEY):
-        raise ModelError(f"expected_version must be a whole number from 1; got {version!r}", field="expected_version")
+        raise ModelError(
+            f"expected_version must be a whole number from 1; got {shown(version)}", field="expected_version"
+        )
 
 
 def check_verdict(won: bool) -> None:  # noqa: FBT001 - the value under check
     """Raise ModelError unless `won` is True or False: taken for its truth, the text "lost" would pay out."""
     if won is not True and won is not False:
-        raise ModelError(f"won must be True or False; got {won!r}", field="won")
+        raise ModelError(f"won must be True or False; got {shown(won)}", field="won")

@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 
 from betcore_async.clock import EPOCH
-from betcore_async.errors import ModelError, UserNotFoundError
+from betcore_async.errors import UserNotFoundError
 from betcore_async.models import LedgerEntry
 from betcore_async.partitions import Week
+from betcore_async.partitions.question import size_of
 from betcore_async.stores.audit_report import AuditReport
 from betcore_async.stores.bets import FAR_FUTURE
 from betcore_async.stores.commands import check_name
@@ -28,10 +29,10 @@ class LedgerStore:
         limit: int | None = 100,
         newest_first: bool = True,
     ) -> list[LedgerEntry]:
-        """Return a user's entries in [start, end), over all weeks."""
+        """Return a user's entries in [start, end), over all weeks. Raises ModelError for what is no range or limit."""
         check_name(user_id, "user_id")
-        if limit is not None and limit < 1:
-            raise ModelError(f"limit must be at least 1; got {limit}", field="limit")
+        if limit is not None:
+            size_of(limit, "limit")
         return await self._engine.entries(user_id, start, end, limit=limit, newest_first=newest_first)
 
     async def balance(self, user_id: str) -> int:

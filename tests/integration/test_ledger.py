@@ -46,6 +46,20 @@ async def test_entries_tell_a_users_story_over_weeks_without_the_openings(books)
     assert oldest_first == entries[::-1]
 
 
+@pytest.mark.parametrize("limit", [0, -1, True, 1.5, float("nan"), "5", 2**63])
+async def test_a_limit_of_entries_is_a_whole_number_from_one(books, limit):
+    with pytest.raises(ModelError) as caught:
+        await books.ledger.entries("somebody", limit=limit)
+    assert caught.value.field == "limit"
+
+
+@pytest.mark.parametrize("week", [None, 47, b"2026-W47", "2026-W54"])
+async def test_a_week_to_be_audited_is_one(books, week):
+    with pytest.raises(ModelError) as caught:
+        await books.ledger.audit(weeks=[week])
+    assert caught.value.field == "week"
+
+
 async def test_entries_stop_at_their_limit_and_keep_to_their_range(books):
     user = await books.users.create("0xabc", 100)
     for week in range(3):

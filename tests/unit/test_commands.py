@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from betcore_async.errors import ModelError
-from betcore_async.ids import IdGenerator
+from betcore_async.ids import IdGenerator, parse_id
 from betcore_async.models import MAX_MONEY, PPM, payout, reward_ppm
 from betcore_async.stores.commands import (
     CancelBet,
@@ -61,6 +61,34 @@ def test_a_verdict_is_true_or_false_and_nothing_that_is_like_it(won):
 
 class Count(int):
     """An int that is not one: what numpy and friends hand out looks like it."""
+
+
+HUGE = 10**5000  # more digits than Python writes out
+
+
+@pytest.mark.parametrize("rate", [True, Count(PPM), float(PPM), "1", None, 0, -PPM, PPM - 1, 10**12 + 1])
+def test_a_rate_in_a_command_is_whole_parts_per_million_that_a_rate_can_have(rate):
+    with pytest.raises(ModelError) as caught:
+        PlaceBet(ID, "user", "cell", 1, rate)
+    assert caught.value.field == "reward_ppm"
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        lambda: reward_ppm(HUGE),
+        lambda: PlaceBet(ID, "user", "cell", 1, HUGE),
+        lambda: CreateUser(ID, "0xabc", -HUGE),
+        lambda: parse_id(HUGE),
+        lambda: Deposit(ID, "user", 1, HUGE),
+        lambda: SettleBet(ID, HUGE),
+        lambda: SettleChunk("cell", True, HUGE),
+    ],
+)
+def test_a_number_of_very_many_digits_is_refused_like_any_other(refused):
+    with pytest.raises(ModelError) as caught:
+        refused()
+    assert len(str(caught.value)) < 300
 
 
 @pytest.mark.parametrize("amount", [True, Count(5), 5.0, "5", None, 0, -1, MAX_MONEY + 1])
