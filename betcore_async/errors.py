@@ -54,7 +54,8 @@
         └── SlowSubscriberError             a subscription was ended because its reader fell behind
 
 The text says what went wrong and what to do; the attributes carry the facts, so that no caller parses a text.
-Errors of aiosqlite, sqlite3 and redis are translated once, where they enter, with the original as `__cause__`.
+Errors of aiosqlite, sqlite3 and redis are translated once, where they enter, with the original as `__cause__`. Those
+of a caller's own SQL pass as they are: a constraint that a statement breaks is a `sqlite3.IntegrityError`.
 """
 
 from typing import Any
