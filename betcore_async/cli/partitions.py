@@ -97,7 +97,7 @@ def rotate(
     """Begin a new weekly file, carrying users and open bets over; does nothing when it is there already."""
     from betcore_async.config import Settings
 
-    report = asyncio.run(_rotate(Settings(), week))
+    report = _with_manager(lambda manager: manager.rotate_to_new_week(week), Settings())
     if as_json:
         print_json(_with_names(report))
     elif report.performed:
@@ -258,13 +258,6 @@ async def _chosen(
     return [
         info.week for info in await manager.partitions() if info.state == PartitionState.SEALED and info.week < bound
     ]
-
-
-async def _rotate(settings: "Settings", week: str | None) -> "RotationReport":
-    from betcore_async.partitions import PartitionManager
-
-    async with PartitionManager(settings.db, settings.partitions) as manager:
-        return await manager.rotate_to_new_week(week)
 
 
 def _print_timeline(partitions: "list[PartitionInfo]", missing: "list[Week]") -> None:

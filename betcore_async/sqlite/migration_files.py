@@ -161,15 +161,18 @@ def create_migration(folder: Path, name: str) -> tuple[Path, Path]:
     """Create the empty up and down files of the next number in `folder` and return their paths.
 
     Until both hold a statement they are refused. Raises MigrationError when the name has other characters than
-    letters, digits, `_` and `-`.
+    letters, digits, `_` and `-`, and MigrationFileError where the folder cannot be written to.
     """
     if not _NAME.fullmatch(name):
         raise MigrationError(f"{name!r} cannot be the name of a migration; use letters, digits, _ and -", name=name)
-    folder.mkdir(parents=True, exist_ok=True)
-    newest = max((_parse_name(path)[0] for path in _sql_files(folder)), default=0)
-    up, down = (folder / f"{newest + 1:04d}_{name}.{direction}.sql" for direction in ("up", "down"))
-    for path in (up, down):
-        path.touch(exist_ok=False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        newest = max((_parse_name(path)[0] for path in _sql_files(folder)), default=0)
+        up, down = (folder / f"{newest + 1:04d}_{name}.{direction}.sql" for direction in ("up", "down"))
+        for path in (up, down):
+            path.touch(exist_ok=False)
+    except OSError as exc:
+        raise MigrationFileError(f"{folder} cannot be written to: {exc.strerror}", path=str(folder)) from exc
     return up, down
 
 

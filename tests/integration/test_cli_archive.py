@@ -187,7 +187,7 @@ def test_without_the_extra_it_says_what_to_install(folder, package):
 
 
 def test_nothing_is_made_where_there_is_nothing(tmp_path):
-    for command in (("list",), ("archive", "2026-W10")):
+    for command in (("list",), ("archive", "2026-W10"), ("rotate",), ("rotate", "2026-W10")):
         result = betcore("partitions", *command, folder=tmp_path)
         assert "there is no weekly file of data/bets.db yet" in result.out + result.err
     assert list(tmp_path.iterdir()) == []

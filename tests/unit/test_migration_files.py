@@ -228,3 +228,9 @@ def test_new_migration_with_an_unusable_name_is_refused(tmp_path, name):
     with pytest.raises(MigrationError, match="name"):
         create_migration(tmp_path, name)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_for_a_new_migration_that_cannot_be_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(MigrationFileError, match=r"file/sql cannot be written to: Not a directory"):
+        create_migration(tmp_path / "file" / "sql", "first")
