@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidat
 from betcore_async.errors import ArchiveDamagedError
 from betcore_async.partitions.files import Family, sync
 from betcore_async.partitions.week import Week
+from betcore_async.sqlite.private import open_new
 
 _WeekName = Annotated[Week, PlainValidator(Week.parse), PlainSerializer(str)]
 _Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -99,8 +100,7 @@ def write_record(family: Family, manifest: Manifest) -> None:
 
 def _write_private(path: Path, data: bytes) -> None:
     path.unlink(missing_ok=True)  # of a process that was killed here
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with os.fdopen(os.open(path, flags, 0o600), "wb") as file:
+    with os.fdopen(open_new(path), "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

@@ -36,9 +36,10 @@ from betcore_async.partitions.info import COUNTS
 from betcore_async.partitions.meta import PartitionState
 from betcore_async.partitions.rotation import finalize, make_whole
 from betcore_async.partitions.week import Week
-from betcore_async.sqlite.connection import create_private, open_raw
+from betcore_async.sqlite.connection import open_raw
 from betcore_async.sqlite.migration_files import Migration
 from betcore_async.sqlite.migration_runner import migrate_connection
+from betcore_async.sqlite.private import create_private
 
 REPEATS = timedelta(days=7) // timedelta(microseconds=1)
 """How long after its end a week stays: an id of it may come again, and is looked up there."""

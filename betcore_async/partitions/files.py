@@ -17,6 +17,7 @@ from time import monotonic
 
 from betcore_async.errors import DatabaseError, ModelError
 from betcore_async.partitions.week import Week
+from betcore_async.sqlite.private import create_private
 from betcore_async.sqlite.retry import backoff, busy_timeout
 
 FOLDER, ROTATION, ARCHIVE = ".lock", ".rotation.lock", ".archive.lock"
@@ -117,7 +118,9 @@ class Family:
         """Hold the lock of that name, if nobody else does; the kernel frees it when its holder dies."""
         name = self.folder / f"{self._stem}{self._suffix}{suffix}"
         try:
-            descriptor = os.open(name, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            if not os.path.lexists(name):
+                create_private(name)
+            descriptor = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as error:
             raise DatabaseError(f"cannot use the lock file {name}: {error.strerror}", path=name) from error
         try:

@@ -10,7 +10,7 @@ from betcore_async.errors import PartitionError
 from betcore_async.partitions.files import ARCHIVE, Family, publish, remove, sync
 from betcore_async.partitions.rotation import finalize, make_whole
 from betcore_async.partitions.week import Week
-from betcore_async.sqlite.connection import create_private
+from betcore_async.sqlite.private import create_private
 from betcore_async.tasks import finish, in_thread
 
 _PIECE = 1024 * 1024  # bytes copied between two looks at whether the caller has gone

@@ -13,9 +13,10 @@ from betcore_async.partitions.carry import Carried, catch_up_all, check_all, cop
 from betcore_async.partitions.files import Family, remove
 from betcore_async.partitions.meta import write_meta
 from betcore_async.partitions.week import Week
-from betcore_async.sqlite.connection import create_private, open_raw
+from betcore_async.sqlite.connection import open_raw
 from betcore_async.sqlite.migration_files import Migration
 from betcore_async.sqlite.migration_runner import migrate_connection
+from betcore_async.sqlite.private import create_private
 from betcore_async.sqlite.uri import uri_of
 
 CACHE_KIB = 16_384

@@ -20,6 +20,7 @@ import aiosqlite
 from betcore_async.config import DatabaseSettings
 from betcore_async.errors import DatabaseError, PoolClosedError, WalUnavailableError
 from betcore_async.sqlite.failures import is_broken, translated
+from betcore_async.sqlite.private import create_private
 from betcore_async.sqlite.raw import RawConnection
 from betcore_async.sqlite.retry import is_busy, retry_busy
 from betcore_async.sqlite.rows import Row
@@ -293,12 +294,6 @@ async def _start(connector: Callable[[], sqlite3.Connection]) -> Link:
             while connection._thread.is_alive():  # noqa: SLF001, ASYNC110 - else it would report to a loop that is gone
                 await asyncio.sleep(0.001)
     return Link(connection, opened[0])
-
-
-def create_private(file: Path) -> None:
-    """Create an empty file readable by its owner alone; SQLite gives -wal and -shm the mode of the main file."""
-    with contextlib.suppress(FileExistsError):
-        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
 
 
 def open_raw(

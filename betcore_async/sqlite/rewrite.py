@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from betcore_async.errors import DatabaseError
-from betcore_async.sqlite.connection import create_private, open_raw
+from betcore_async.sqlite.connection import open_raw
+from betcore_async.sqlite.private import create_private
 from betcore_async.tasks import in_thread
 
 T = TypeVar("T", bound=Sized)

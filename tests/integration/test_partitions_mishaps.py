@@ -1,6 +1,7 @@
 """What people and crashes do to a folder of weekly files between two steps of ours: nothing is lost, and it is told."""
 
 import contextlib
+import os
 import shutil
 import sqlite3
 from datetime import timedelta
@@ -159,3 +160,18 @@ async def test_a_folder_that_is_empty_all_at_once_is_told_and_not_counted_as_not
         folder.rmdir()
         away.rename(folder)
         assert await it.manager.count_bets(*ALWAYS) == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files for others")
+async def test_what_root_makes_belongs_to_the_owner_of_the_folder(tmp_path):
+    os.chown(tmp_path, 65534, 65534)
+    async with platform(tmp_path) as it:
+        await it.users.create("0xabc", 10_000)
+        for _ in range(3):
+            await it.next_week()
+        await it.manager.archive(W[0])
+        await it.manager.restore(W[0])
+        named = [path for path in tmp_path.glob("bets*") if path.is_file() and path.suffix != ".figures"]
+        assert {path.suffix for path in named} > {".db", ".lock", ".archived"}
+        assert {(path.stat().st_uid, path.stat().st_gid) for path in named} == {(65534, 65534)}
+        assert len([path for path in named if path.suffix == ".db"]) == 4
