@@ -51,7 +51,7 @@ _CURSOR = "SELECT week, position, seq, base FROM outbox_cursor"
 _ADVANCE = """
 UPDATE outbox_cursor
 SET week = ?, position = ?, seq = ?, base = ?
-WHERE week = ? AND position = ? AND seq = ?
+WHERE week = ? AND position = ? AND seq = ? AND base = ?
 """
 
 _FORGET_TOLD = """
@@ -133,7 +133,7 @@ def into_week(raw: sqlite3.Connection, schema: str, week: str, told: OutboxCurso
 
 def advance(raw: sqlite3.Connection, told: OutboxCursor, upto: OutboxCursor) -> None:
     """Note that what lies behind `told`, up to `upto`, was told; does nothing where somebody else moved the cursor."""
-    moved = (upto.week, upto.position, upto.seq, upto.base, told.week, told.position, told.seq)
+    moved = (upto.week, upto.position, upto.seq, upto.base, told.week, told.position, told.seq, told.base)
     if raw.execute(_ADVANCE, moved).rowcount:
         raw.execute(_FORGET_TOLD)
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 
@@ -180,8 +181,9 @@ async def test_rotations_and_restarts_amid_writes_lose_nothing_and_keep_the_orde
         finished = False
 
         async def play(user):
-            # The history of a channel, which is read in the end, has room for 1,000.
-            while not finished and len(expected[user.id]) < 900:
+            # The history of a channel, which is read in the end, has room for 1,000, repeats included: each relay that
+            # is closed amid its work leaves up to a batch of them, a quarter of it for each user.
+            while not finished and len(expected[user.id]) < 350:
                 bet = await books.bets.place(user.id, CELL, 5, 1.5)
                 await books.bets.settle(bet.id, won=len(expected[user.id]) % 4 == 0)
                 expected[user.id] += [bet.id, bet.id]
@@ -241,6 +243,26 @@ async def test_a_cursor_that_another_relay_has_moved_on_stays_where_it_is(tmp_pa
             assert await books.partitions.read(outbox.cursor_of) == told[4][1]
         left = await books.partitions.read(lambda raw: outbox.events_behind(raw, "main", told[4][1], 100))
         assert left == told[5:]
+
+
+async def test_a_relay_that_was_at_work_when_events_were_told_off_and_on_again_skips_none(tmp_path):
+    async with open_books(tmp_path) as books:
+        user = await books.users.create("0xabc", 100)
+        bets = [(await books.bets.place(user.id, CELL, 1, 2.0)).id for _ in range(4)]
+        await books.partitions.write(outbox.turn_on)
+        for bet in bets[:2]:
+            await books.bets.settle(bet, won=False)
+        cursor = await books.partitions.read(outbox.cursor_of)
+        *_, (_, upto) = await books.partitions.read(lambda raw: outbox.events_behind(raw, "main", cursor, 100))
+        books.clock.advance(timedelta(seconds=1))
+        await books.partitions.write(outbox.turn_off)
+        await books.partitions.write(outbox.turn_on)
+        await books.bets.settle(bets[2], won=False)
+        await books.partitions.write(lambda raw, _: outbox.advance(raw, cursor, upto))
+        anew = await books.partitions.read(outbox.cursor_of)
+        told = await books.partitions.read(lambda raw: outbox.events_behind(raw, "main", anew, 100))
+        assert [event.id for event, _ in told] == [f"{bets[2]}:bet_lost"]
+        await books.assert_audit_is_clean()
 
 
 async def test_while_redis_is_away_events_wait_and_are_told_when_it_is_back(tmp_path):
