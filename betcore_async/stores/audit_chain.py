@@ -24,6 +24,8 @@ WHERE position > ? AND position <= ?
 ORDER BY position
 """
 
+_END = "SELECT coalesce(max(position), 0) FROM {schema}.ledger_entries"
+
 _OUTSIDE = """
 SELECT count(*)
 FROM {schema}.ledger_entries
@@ -76,6 +78,10 @@ def _broken_links(raw: sqlite3.Connection, schema: str, start: bytes | None) -> 
         last = link
     if fault is not None:
         yield fault
+    elif last.upto > (end := raw.execute(_END.format(schema=schema)).fetchone()[0]):
+        yield Found(
+            HOLDS, "ledger_chain", f"link {last.seq}", f"ends at entry {last.upto}, the last one there is {end}"
+        )
     for identifier, position in raw.execute(_BEHIND.format(schema=schema), (last.upto,)):
         detail = f"entry {position} is outside of the chain, which ends at entry {last.upto}"
         yield Found(HOLDS, "ledger_entries", identifier, detail)

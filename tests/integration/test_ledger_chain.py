@@ -231,6 +231,11 @@ FAULTS = {
         ),
         [(HOLDS, FIRST, "new", "entry 99 is outside")],
     ),
+    "a last link that reaches over what is still to come": (
+        THIRD,
+        "UPDATE ledger_chain SET upto = upto + 3 WHERE seq = 5",
+        [(HOLDS, THIRD, "link 5", "ends at entry 11, the last one there is 8")],
+    ),
     "the whole chain taken out": (
         SECOND,
         "DELETE FROM ledger_chain",
