@@ -101,7 +101,7 @@ def _chain(family: "Family", settings: "DatabaseSettings") -> list[Finding]:
     except BetcoreError as error:
         return [Finding("weeks", Level.PROBLEM, error.message)]
     damaged = [partition for partition in found.partitions.values() if partition.problem]
-    findings = [Finding("weeks", Level.PROBLEM, partition.problem) for partition in damaged]
+    findings = [Finding("weeks", Level.PROBLEM, f"{partition.path.name}: {partition.problem}") for partition in damaged]
     archived = sum(p.archived is not None for p in found.partitions.values())  # migrated when they come back
     behind = [p for p in found.partitions.values() if not (p.problem or p.archived) and p.schema_version < head]
     if behind:

@@ -106,3 +106,9 @@ def test_the_life_of_a_bet_is_told_as_the_models_have_it():
 def test_links_between_pages_lead_somewhere(page):
     missing = [target for target in LINK.findall(page.read_text()) if not (page.parent / target).exists()]
     assert missing == []
+
+
+def test_no_page_leads_to_a_page_outside_of_the_documentation():
+    # `nox -s docs` takes warnings for errors, and Sphinx knows no other pages.
+    outside = [link for page in PAGES[1:] for link in re.findall(r"\]\((\.\./[^)]*\.md[^)]*)\)", page.read_text())]
+    assert outside == []

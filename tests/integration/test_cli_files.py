@@ -89,6 +89,18 @@ def test_a_damaged_file_is_a_problem_named_by_its_path(family):
     assert "bets-2022-W01.db" in text
 
 
+def test_every_line_about_a_damaged_file_names_it(family):
+    assert run(family, "partitions", "rotate", "2022-W03").status == 0
+    path = family / "bets-2022-W01.db"
+    path.chmod(0o600)
+    path.write_bytes(b"not a database" + path.read_bytes()[14:])
+    problems = {
+        check: text for check, (level, text) in findings(run(family, "doctor", "--json")).items() if level == "problem"
+    }
+    assert problems.keys() == {"integrity", "weeks", "audit"}
+    assert all("bets-2022-W01.db" in text for text in problems.values())
+
+
 def test_two_live_weeks_are_a_problem(family):
     with closing(sqlite3.connect(family / "bets-2022-W02.db")) as live:
         live.execute("UPDATE partition_meta SET predecessor = NULL")
