@@ -33,6 +33,7 @@ from betcore_async.partitions.catalog import Partition, inspect
 from betcore_async.partitions.files import Family, publish, remove, sync
 from betcore_async.partitions.handles import Identity, identify
 from betcore_async.partitions.info import COUNTS
+from betcore_async.partitions.lineage import insist_in_line
 from betcore_async.partitions.meta import PartitionState
 from betcore_async.partitions.rotation import finalize, make_whole
 from betcore_async.partitions.week import Week
@@ -229,6 +230,7 @@ def bring_back(work: Work, week: Week, migrations: tuple[Migration, ...]) -> tup
             for piece in _pieces_in(work, manifest, "restore"):
                 file.write(piece)
         _make_readable(work, staging, week, migrations)
+        insist_in_line(work.family, staging, manifest)
     except (OSError, sqlite3.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise ArchiveError(f"cannot restore {week} to {staging.parent}: {reason}", week=week) from error

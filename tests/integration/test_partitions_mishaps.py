@@ -7,9 +7,12 @@ import sqlite3
 from datetime import timedelta
 
 import pytest
-from weekly_files import ALWAYS, W, manager_for, platform
+from weekly_files import ALWAYS, Platform, W, manager_for, platform
 
-from betcore_async.errors import PartitionDamagedError, PartitionMissingError
+from betcore_async.clock import ManualClock
+from betcore_async.config import DatabaseSettings, PartitionSettings
+from betcore_async.errors import ArchiveError, PartitionDamagedError, PartitionMissingError
+from betcore_async.partitions import PartitionManager
 from betcore_async.partitions.moving import move_in, move_out
 
 pytestmark = pytest.mark.usefixtures("object_stores")
@@ -175,3 +178,26 @@ async def test_what_root_makes_belongs_to_the_owner_of_the_folder(tmp_path):
         assert {path.suffix for path in named} > {".db", ".lock", ".archived"}
         assert {(path.stat().st_uid, path.stat().st_gid) for path in named} == {(65534, 65534)}
         assert len([path for path in named if path.suffix == ".db"]) == 4
+
+
+async def test_a_week_of_another_database_in_the_archive_does_not_take_the_place_of_one_that_was_lost(tmp_path):
+    settings = PartitionSettings(archive_url=str(tmp_path / "archive"))
+    for name, delay in (("one", 1), ("other", 2)):
+        clock = ManualClock(W[0].start + timedelta(minutes=delay))
+        database = DatabaseSettings(path=tmp_path / name / "bets.db")
+        async with PartitionManager(database, settings, clock=clock) as manager:
+            it = Platform(manager, clock, tmp_path / name)
+            user = await it.users.create("0xabc", 10_000)
+            await it.bets.settle((await it.bets.place(user.id, name, 100, 2.0)).id, won=False)
+            for _ in range(3):
+                await it.next_week()
+            if name == "one":
+                await manager.archive(W[0])
+                (it.folder / f"bets-{W[0]}.db.archived").unlink()
+                assert (await manager.restore(W[0])).bets == 1  # its own, also without the record
+    it.file(W[0]).unlink()
+    async with PartitionManager(database, settings, clock=clock) as manager:
+        with pytest.raises(ArchiveError, match=f"{W[0]} of another database: {W[1]}, which is here, does not fit"):
+            await manager.restore(W[0])
+        assert (await manager.count_bets(*ALWAYS, allow_partial=True)).missing_weeks == (W[0],)
+    assert not [path for path in it.folder.iterdir() if str(W[0]) in path.name]
