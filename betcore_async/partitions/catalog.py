@@ -237,8 +237,8 @@ def _is_orphan(entry: Partition, found: dict[Week, Partition]) -> bool:
         return before.successor != entry.week
     if not entry.written:
         raise PartitionDamagedError(
-            f"{before.problem}; so nobody can say whether {entry.path} has taken over from it: "
-            f"bring {before.path} back, or, if it was sealed, move it away",
+            f"{before.path} cannot be used ({before.problem}), so nobody can say whether "
+            f"{entry.path} has taken over from it: bring {before.path} back, or, if it was sealed, move it away",
             path=before.path,
             reason=before.problem,
         )
