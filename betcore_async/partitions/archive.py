@@ -33,7 +33,7 @@ from betcore_async.partitions.files import ARCHIVE
 from betcore_async.partitions.handles import Identity
 from betcore_async.partitions.info import PartitionInfo, describe
 from betcore_async.partitions.meta import PartitionState
-from betcore_async.partitions.plan import Catalog
+from betcore_async.partitions.plan import Catalog, live_week
 from betcore_async.partitions.router import PartitionRouter
 from betcore_async.partitions.scanner import Scanner
 from betcore_async.partitions.week import Week
@@ -119,7 +119,7 @@ class PartitionArchive(PartitionRouter):
                 return _told(entry.archived, performed=False)
             self._insist_sealed(entry)
             await self._calm(week)
-            live, now = _live(self._catalog), to_microseconds(self._clock())
+            live, now = live_week(self._catalog), to_microseconds(self._clock())
             manifest, seen = await self._work(lambda work: put_away(work, entry, live, now), on_progress)
             await finish(self._let_go(entry, manifest, seen))
             return _told(manifest, performed=True)
@@ -167,7 +167,7 @@ class PartitionArchive(PartitionRouter):
         entry = self._catalog.get(week)
         if entry is not None and entry.state in {PartitionState.LIVE, PartitionState.SEALED}:
             return
-        if week > _live(self._catalog):
+        if week > live_week(self._catalog):
             raise PartitionError(f"{week} comes after the live week", week=week)
         final = self._family.path_of(week)
         if final.is_symlink() or final.exists():
@@ -212,7 +212,7 @@ class PartitionArchive(PartitionRouter):
             raise PartitionError(f"keep_weeks must be at least 1; got {keep}")
 
         def answer(scanner: Scanner, catalog: Catalog) -> list[Week]:
-            live = _live(catalog)
+            live = live_week(catalog)
             last = live.start - timedelta(weeks=keep)
             old = [
                 entry
@@ -275,10 +275,6 @@ class PartitionArchive(PartitionRouter):
             for week in weeks:
                 await self._restore(week)
         return True
-
-
-def _live(catalog: Catalog) -> Week:
-    return next(week for week, entry in catalog.items() if entry.state is PartitionState.LIVE)
 
 
 def _sealed_at(scanner: Scanner, entry: Partition) -> int:

@@ -147,6 +147,11 @@ def publish(staging: Path, final: Path) -> None:
     sync(final.parent)
 
 
+def occupied(path: Path) -> bool:
+    """Tell whether there is a file of that name, or what SQLite would take for its log."""
+    return any(os.path.lexists(path.with_name(path.name + side)) for side in ("", *_SIDE_FILES))
+
+
 def sync(path: Path) -> None:
     """Flush a file or a folder to disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -7,7 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from betcore_async.errors import PartitionError
-from betcore_async.partitions.files import ARCHIVE, Family, publish, remove, sync
+from betcore_async.partitions.files import ARCHIVE, Family, occupied, publish, remove, sync
 from betcore_async.partitions.rotation import finalize, make_whole
 from betcore_async.partitions.week import Week
 from betcore_async.sqlite.private import create_private
@@ -59,7 +59,7 @@ async def move_out(family: Family, week: Week, target: Path, budget: timedelta) 
 
 
 def _move(source: Path, final: Path, stop: threading.Event) -> None:
-    if os.path.lexists(final):
+    if occupied(final):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
     try:
         source.rename(final)

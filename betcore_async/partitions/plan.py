@@ -137,6 +137,10 @@ def readable(partitions: Catalog) -> list[Partition]:
     return list(timeline(partitions).readable)
 
 
+def live_week(partitions: Catalog) -> Week:
+    return next(week for week, entry in partitions.items() if entry.state is PartitionState.LIVE)
+
+
 def known_missing(partitions: Catalog) -> list[Week]:
     """Return the weeks, oldest first, that the chain of files says there were, and that cannot be read here.
 

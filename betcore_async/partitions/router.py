@@ -26,7 +26,7 @@ from betcore_async.partitions.info import BetCount, BetPage, PartitionInfo, Quer
 from betcore_async.partitions.meta import PartitionState
 from betcore_async.partitions.migrating import at_version, is_news, move_each
 from betcore_async.partitions.own_sql import InGroups
-from betcore_async.partitions.plan import Catalog
+from betcore_async.partitions.plan import Catalog, live_week
 from betcore_async.partitions.question import Cursor, cursor_of, size_of, status_of, text_of
 from betcore_async.partitions.rotation import make_whole
 from betcore_async.partitions.scanner import Reading, Scanner
@@ -87,7 +87,7 @@ class PartitionRouter:
             raise PartitionDamagedError(f"{file} cannot be attached as {week}: {reason}", path=file, reason=reason)
         if week in self._catalog and self._catalog[week].state is not PartitionState.ARCHIVED:
             raise PartitionError(f"{week} is there already: {self._catalog[week].path}", week=week)
-        if week >= max(self._catalog):
+        if week > live_week(self._catalog):
             raise PartitionError(f"{week} comes after the live week", week=week)
         if entry.schema_version < head:
             (result,) = await move_each([entry], self._migrator, self._migrator.up)

@@ -11,7 +11,7 @@ from weekly_files import ALWAYS, Platform, W, manager_for, platform
 
 from betcore_async.clock import ManualClock
 from betcore_async.config import DatabaseSettings, PartitionSettings
-from betcore_async.errors import ArchiveError, PartitionDamagedError, PartitionMissingError
+from betcore_async.errors import ArchiveError, PartitionDamagedError, PartitionError, PartitionMissingError
 from betcore_async.partitions import PartitionManager
 from betcore_async.partitions.moving import move_in, move_out
 
@@ -201,3 +201,34 @@ async def test_a_week_of_another_database_in_the_archive_does_not_take_the_place
             await manager.restore(W[0])
         assert (await manager.count_bets(*ALWAYS, allow_partial=True)).missing_weeks == (W[0],)
     assert not [path for path in it.folder.iterdir() if str(W[0]) in path.name]
+
+
+@pytest.mark.parametrize("side", ["-wal", "-journal"])
+async def test_a_week_is_not_moved_to_where_the_log_of_another_file_would_be_played_into_it(tmp_path, side):
+    target = tmp_path / "backup" / f"bets-{W[0]}.db"
+    async with platform(tmp_path / "data") as it:
+        await it.next_week()
+        target.parent.mkdir()
+        log = target.with_name(target.name + side)
+        log.write_bytes(b"of a file that is gone")
+        await it.manager.detach_partition(W[0])
+        with pytest.raises(PartitionError, match="File exists"):
+            await move_out(it.manager._family, W[0], target.parent, timedelta(seconds=10))
+        assert it.file(W[0]).exists()
+        log.unlink()
+        assert await move_out(it.manager._family, W[0], target.parent, timedelta(seconds=10)) == target
+
+
+async def test_a_damaged_file_of_a_far_week_does_not_let_a_week_after_the_live_one_be_attached(tmp_path):
+    async with platform(tmp_path / "other", W[8]) as other:
+        await other.next_week()
+        later = other.file(W[8])
+    (tmp_path / "data").mkdir()
+    async with platform(tmp_path / "data") as it:
+        user = await it.users.create("0xabc", 10_000)
+    (tmp_path / "data" / f"bets-{W[9]}.db").write_bytes(b"no database" * 100)
+    async with platform(tmp_path / "data") as it:
+        with pytest.raises(PartitionError, match="comes after the live week"):
+            await it.manager.attach_partition(W[8], later)
+        (row,) = await it.manager.query("SELECT id FROM users", start=ALWAYS[0], end=ALWAYS[1])
+        assert row["id"] == user.id
