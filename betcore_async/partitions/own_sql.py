@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from betcore_async.errors import PartitionError
 from betcore_async.partitions.catalog import Partition
 from betcore_async.partitions.merging import Merge, limit_of, merge_of
 from betcore_async.partitions.own_select import refuse
@@ -72,7 +73,10 @@ def ask(weeks: Weeks, spans: Sequence[Span], sql: str, parameters: Parameters) -
     merge = merge_of(sql)
     limit = limit_of(merge, parameters)
     if merge.grouped and not isinstance(parameters, Mapping):
-        parameters = parameters[: merge.positional]  # those of LIMIT come after them
+        wanted = merge.positional + (merge.limit == "?")
+        if len(parameters) != wanted:  # SQLite would not see all of them
+            raise PartitionError(f"the query has {wanted} parameters; got {len(parameters)}")
+        parameters = parameters[: merge.positional]  # that of LIMIT comes after them
     return InGroups(reach, merge, parameters, limit)
 
 

@@ -232,3 +232,14 @@ async def test_a_damaged_file_of_a_far_week_does_not_let_a_week_after_the_live_o
             await it.manager.attach_partition(W[8], later)
         (row,) = await it.manager.query("SELECT id FROM users", start=ALWAYS[0], end=ALWAYS[1])
         assert row["id"] == user.id
+
+
+@pytest.mark.parametrize("parameters", [(), (1,), (1, 2, 3)])
+async def test_a_parameter_too_many_or_too_few_is_an_error_also_over_many_weeks(tmp_path, parameters):
+    sql = "SELECT count(*) FROM bets WHERE amount > ? LIMIT ?"
+    async with platform(tmp_path) as it:
+        for _ in range(11):
+            await it.next_week()
+        assert [tuple(row) for row in await it.manager.query(sql, (1, 2), start=ALWAYS[0], end=ALWAYS[1])] == [(0,)]
+        with pytest.raises(PartitionError):
+            await it.manager.query(sql, parameters, start=ALWAYS[0], end=ALWAYS[1])
