@@ -105,7 +105,7 @@ def _of_week(weeks: Weeks, span: Span, query: BetQuery, wanted: int | None) -> l
             )
             if start >= end:
                 return found
-        sql = _PAGES[query.newest_first, bool(after), bool(status), carried]
+        sql = _PAGES[bool(query.newest_first), bool(after), bool(status), carried]
         # Asked for again with each chunk: completing the one before may have closed the week.
         records = weeks.raw(span.partition).execute(sql, (query.user_id, start, end, *after, *status, chunk)).fetchall()
         if not records:

@@ -378,7 +378,7 @@ async def test_history_pages_over_weeks_show_every_bet_once_in_order(books, user
             placed.append(await books.bets.place(user.id, CELL, 1, 2.0))
         await books.next_week()
     await books.bets.settle(placed[0].id, True)
-    for newest_first in (True, False):
+    for newest_first in (True, False, None):  # any truth value is one
         seen, cursor = [], None
         while True:
             page = await books.bets.history(user.id, limit=4, cursor=cursor, newest_first=newest_first)
