@@ -102,6 +102,9 @@ class PartitionArchive(PartitionRouter):
         super().__init__(database, migrator)
         self._settings = settings
         self._clock = clock
+        url = settings.archive_url
+        # The process may change its working directory.
+        self._archive_url = url if url is None or "://" in url else str(Path(url).absolute())
         self._archive_turn = asyncio.Lock()
 
     async def archive(self, week: Week | str, *, on_progress: OnProgress | None = None) -> ArchiveInfo:
@@ -263,7 +266,7 @@ class PartitionArchive(PartitionRouter):
                 loop.call_soon_threadsafe(on_progress, ArchiveProgress(stage, done, total))
 
         def run(stop: threading.Event) -> T:
-            store = ArchiveStore(self._settings.archive_url, self._family.default_archive)
+            store = ArchiveStore(self._archive_url, self._family.default_archive)
             return function(Work(self._family, store, stop, report))
 
         return await in_thread(run)

@@ -595,6 +595,17 @@ async def test_an_archive_that_cannot_be_used_is_told_and_loses_nothing(weeks, t
     assert await bets_of(weeks) == before
 
 
+async def test_a_relative_archive_stays_where_it_was_when_the_process_changes_its_folder(weeks, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    async with await reopened(weeks, archive_url="attic") as manager:
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir("elsewhere")
+        assert (await manager.archive(W[1])).location == str(tmp_path / "attic")
+        monkeypatch.chdir(tmp_path)
+        await manager.restore(W[1])
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
 # Cancelling and rivals
 
 
