@@ -142,7 +142,7 @@ FAULTS = {
     "an entry hidden behind the beginning": (
         SECOND,
         "UPDATE ledger_chain SET upto = 4 WHERE seq = 0",
-        [(HOLDS, SECOND, "link 1", "")],
+        [(HOLDS, SECOND, None, "give")],  # the link, or the one entry that it is left with
     ),
     "a deleted entry": (
         THIRD,
