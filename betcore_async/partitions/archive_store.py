@@ -184,10 +184,10 @@ def _kept(chunks: Iterable[bytes], failures: list[Exception]) -> Iterator[bytes]
 
 def _folder_of(url: str | None, default: Path) -> Path | None:
     if url is None:
-        return default.absolute()
+        return default
     parts = urlsplit(url)
     if "://" not in url:
-        return Path(url).absolute()
+        return Path(url)
     return Path(unquote(parts.path)) if parts.scheme == "file" else None
 
 

@@ -152,26 +152,29 @@ _CELL_COLUMNS = "cell_id, chunk, won, upto, bets, payout, unpaid, is_last, settl
 # The last moment of a week stands for all the time until somebody rotated, so it may have been only just before the old
 # week was born: what was settled then goes on until seven days have passed since. The birth of a week that was over by
 # then is noted at its last moment, too.
-# Rows are never changed, and what is to be carried remains so: what is there already is right.
-_CLOSED_CELLS = """
-FROM old.cell_settlements
-WHERE cell_id IN (
-    SELECT cell_id
-    FROM old.cell_settlements
-    GROUP BY cell_id
-    HAVING max(settled_at) >= (SELECT starts_at FROM old.partition_meta)
-        OR max(is_last) = 0
-        OR max(unpaid) > 0
-        OR (
-            (max(settled_at) + 1 - 345600000000) % 604800000000 = 0
-            AND (
-                SELECT (old.created_at + 1 - 345600000000) % 604800000000 = 0
-                    OR new.created_at - old.created_at < 604800000000
-                FROM old.partition_meta AS old
-                CROSS JOIN main.partition_meta AS new
-            )
+STAYS_CLOSED = """
+SELECT cell_id
+FROM {before}.cell_settlements
+GROUP BY cell_id
+HAVING max(settled_at) >= (SELECT starts_at FROM {before}.partition_meta)
+    OR max(is_last) = 0
+    OR max(unpaid) > 0
+    OR (
+        (max(settled_at) + 1 - 345600000000) % 604800000000 = 0
+        AND (
+            SELECT (old.created_at + 1 - 345600000000) % 604800000000 = 0
+                OR new.created_at - old.created_at < 604800000000
+            FROM {before}.partition_meta AS old
+            CROSS JOIN {this}.partition_meta AS new
         )
-)
+    )
+"""
+"""Which cells of the week in schema `before` are still closed in the next one, `this`: for the copy and its audit."""
+
+# Rows are never changed, and what is to be carried remains so: what is there already is right.
+_CLOSED_CELLS = f"""
+FROM old.cell_settlements
+WHERE cell_id IN ({STAYS_CLOSED.format(before="old", this="main")})
 """
 
 _COPY_CLOSED_CELLS = f"""

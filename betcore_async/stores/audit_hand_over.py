@@ -3,6 +3,8 @@
 `{this}` is the file under audit, `{before}` the one of the week before it.
 """
 
+from betcore_async.partitions.carry import STAYS_CLOSED
+
 ACROSS = {
     "a balance opens as it closed the week before": """
 SELECT 'users', was.id, 'closed with ' || was.balance || ' at version ' || was.version
@@ -44,29 +46,13 @@ JOIN {this}.partition_meta AS meta ON now.placed_at < meta.starts_at
 LEFT JOIN {before}.bets AS was ON was.id = now.id
 WHERE was.id IS NULL OR was.status NOT IN ('pending', 'confirmed')
 """,
-    "a closed cell stays closed in the next week": """
+    "a closed cell stays closed in the next week": f"""
 SELECT 'cell_settlements', was.cell_id, 'chunk ' || was.chunk || ' was settled, ' || CASE
     WHEN now.cell_id IS NULL THEN 'and is not there' ELSE 'and is another one now'
 END
-FROM {before}.cell_settlements AS was
-LEFT JOIN {this}.cell_settlements AS now ON now.cell_id = was.cell_id AND now.chunk = was.chunk
-WHERE was.cell_id IN (
-    SELECT cell_id
-    FROM {before}.cell_settlements
-    GROUP BY cell_id
-    HAVING max(settled_at) >= (SELECT starts_at FROM {before}.partition_meta)
-        OR max(is_last) = 0
-        OR max(unpaid) > 0
-        OR (
-            (max(settled_at) + 1 - 345600000000) % 604800000000 = 0
-            AND (
-                SELECT (old.created_at + 1 - 345600000000) % 604800000000 = 0
-                    OR new.created_at - old.created_at < 604800000000
-                FROM {before}.partition_meta AS old
-                CROSS JOIN {this}.partition_meta AS new
-            )
-        )
-)
+FROM {{before}}.cell_settlements AS was
+LEFT JOIN {{this}}.cell_settlements AS now ON now.cell_id = was.cell_id AND now.chunk = was.chunk
+WHERE was.cell_id IN ({STAYS_CLOSED})
 AND (
     now.cell_id IS NULL OR now.won <> was.won OR now.upto <> was.upto OR now.bets <> was.bets
     OR now.payout <> was.payout OR now.unpaid <> was.unpaid OR now.is_last <> was.is_last

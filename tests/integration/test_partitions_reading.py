@@ -130,6 +130,17 @@ async def test_no_more_files_are_open_than_the_bound_allows(it, monkeypatch):
     assert len((await it.manager.query_bets(it.user, *ALWAYS)).bets) == 8
 
 
+async def cancel_behind(gate, it, ask):
+    """Cancel a question that has passed the gate, and see that others are answered afterwards."""
+    work = asyncio.create_task(it.manager.scan(ask))
+    await gate.reached()
+    gate.open()
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    assert await it.manager.count_bets(*ALWAYS) == 8
+
+
 async def test_a_question_in_one_of_the_files_is_interrupted_by_a_cancel(it):
     endless = "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
     gate = Gate()
@@ -139,13 +150,7 @@ async def test_a_question_in_one_of_the_files_is_interrupted_by_a_cancel(it):
         gate.pass_through()
         raw.execute(endless)
 
-    work = asyncio.create_task(it.manager.scan(ask))
-    await gate.reached()
-    gate.open()
-    work.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await work
-    assert await it.manager.count_bets(*ALWAYS) == 8
+    await cancel_behind(gate, it, ask)
 
 
 @pytest.mark.parametrize("attached", [False, True])
@@ -162,13 +167,7 @@ async def test_cancelled_question_ends_although_another_cursor_of_it_is_open(it,
         raw.execute(endless.format("count(*)"))
         return next(numbers)
 
-    work = asyncio.create_task(it.manager.scan(ask))
-    await gate.reached()
-    gate.open()
-    work.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await work
-    assert await it.manager.count_bets(*ALWAYS) == 8
+    await cancel_behind(gate, it, ask)
 
 
 # Hostile and foreign files
