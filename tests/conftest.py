@@ -17,7 +17,7 @@ from services import NoRedisError, RedisService, redis_service
 import betcore_async
 from betcore_async.config import variable_names
 
-SETTLE = 1.0  # seconds that threads, tasks and files have to go away by themselves after a test
+SETTLE = 10.0  # seconds that threads, tasks and files have to go away by themselves after a test
 
 _environment = pytest.StashKey[dict[str, str]]()
 _service = pytest.StashKey[RedisService | str]()

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from betcore_async.redis import EmbeddedRedis, Message
 
 
-async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
     """Wait until `condition()` is true; an awaitable result is awaited."""
     async with asyncio.timeout(seconds):
         while True:
@@ -31,7 +31,7 @@ async def kill(server: EmbeddedRedis) -> None:
 
 
 async def take(subscription, count):
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         return [await anext(subscription) for _ in range(count)]
 
 

@@ -57,7 +57,7 @@ def assert_runs(block, folder, environ):
         capture_output=True,
         text=True,
         check=False,
-        timeout=50,
+        timeout=100,
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""

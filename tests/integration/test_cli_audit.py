@@ -172,7 +172,7 @@ def test_ctrl_c_ends_it_at_once_with_a_status_that_is_no_verdict(story):
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as auditing:
         assert auditing.stderr.readline() == "begun\n"
         auditing.send_signal(signal.SIGINT)
-        out, complaint = auditing.communicate(timeout=50)
+        out, complaint = auditing.communicate(timeout=100)
     # Some versions of the command-line library end the line that the terminal shows ^C in, as they should.
     assert (auditing.returncode, out, complaint.strip()) == (130, "", "")
     assert audit(folder)[0].status == 0
@@ -187,7 +187,7 @@ def test_a_terminal_is_shown_how_far_it_is(story):
             stdout=subprocess.PIPE,
             stderr=follower,
             env=environment(TERM="xterm", COLUMNS="100"),
-            timeout=50,
+            timeout=100,
             check=True,
         )
         os.set_blocking(leader, False)

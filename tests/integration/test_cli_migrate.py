@@ -186,7 +186,7 @@ def test_a_terminal_gets_a_bar_and_the_same_lines(orders, tmp_path):
         stderr=terminal,
         cwd=tmp_path,
         env=environment(TERM="xterm", COLUMNS="200"),
-        timeout=55,
+        timeout=100,
         check=False,
     )
     shown = os.read(controller, 100_000).decode()

@@ -162,7 +162,7 @@ def test_ctrl_c_ends_it_cleanly_with_the_audit_still_run_and_the_run_can_go_on(t
     folder = tmp_path / "data"
     with running(feed, folder, temporary) as process:
         process.send_signal(number)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=100)
     assert process.returncode == 0, err
     first = json.loads(out)
     assert_sound(first)
@@ -199,7 +199,7 @@ asyncio.run(work())
         process.send_signal(signal.SIGINT)
         assert "once more ends at once" in process.stderr.readline()
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == -signal.SIGINT
+        assert process.wait(timeout=100) == -signal.SIGINT
 
 
 def test_a_kill_in_the_middle_leaves_sound_files_that_are_picked_up(temporary, tmp_path):
@@ -208,7 +208,7 @@ def test_a_kill_in_the_middle_leaves_sound_files_that_are_picked_up(temporary, t
     folder = tmp_path / "data"
     with running(feed, folder, temporary) as process:
         process.kill()
-        process.communicate(timeout=30)
+        process.communicate(timeout=100)
     shutil.copytree(folder, tmp_path / "copy")
     found = betcore("doctor", tmp_path / "copy", "--json", folder=tmp_path)
     assert found.status == 0, found.out

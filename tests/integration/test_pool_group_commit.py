@@ -52,7 +52,7 @@ async def in_one_group(pool, *functions):
     async with one_group(pool):
         tasks = [asyncio.create_task(pool.write(function)) for function in functions]
         await asyncio.sleep(0)
-    return await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 10)
+    return await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 30)
 
 
 async def test_concurrent_writes_share_one_commit(pool):
@@ -375,4 +375,4 @@ async def in_one_group_of_any_kind(pool, *functions):
     async with one_group_of_any_kind(pool):
         tasks = [asyncio.create_task(pool.write(function)) for function in functions]
         await asyncio.sleep(0)
-    return await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 10)
+    return await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 30)

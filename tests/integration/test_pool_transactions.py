@@ -152,7 +152,7 @@ async def test_what_cannot_leave_a_coroutine_comes_out_as_an_error(pool, kind):
 
     async with pool.transaction() as transaction:
         with pytest.raises(DatabaseError, match=kind.__name__):
-            await asyncio.wait_for(transaction.run(raise_it), 5)
+            await asyncio.wait_for(transaction.run(raise_it), 30)
         await transaction.execute(INSERT, (1,))
     assert await pool.fetch_value(COUNT) == 1
 

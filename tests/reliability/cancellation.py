@@ -66,7 +66,7 @@ async def cancelled_everywhere(make: Any, *, twice: bool = False, late: bool = F
             return await injector
 
         task = asyncio.create_task(run())
-        done, _ = await asyncio.wait([task], timeout=15)
+        done, _ = await asyncio.wait([task], timeout=30)
         assert done, f"hangs after a cancel at suspension {at}"
         if task.cancelled():
             yield True
@@ -89,7 +89,7 @@ async def cancelled_at(number: int, work: Coroutine[Any, Any, Any], mode: str) -
         await injector
 
     task = asyncio.create_task(run())
-    done, _ = await asyncio.wait([task], timeout=15)
+    done, _ = await asyncio.wait([task], timeout=30)
     assert done, f"hangs after a cancel at suspension {number}"
     if not task.cancelled():
         task.result()

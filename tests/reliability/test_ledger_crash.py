@@ -30,7 +30,7 @@ def journal_of(folder, number):
 
 
 def until_ready(process, folder, number):
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not journal_of(folder, number):
         assert process.poll() is None, "the worker failed"
         assert time.monotonic() < deadline, "the worker never came up"

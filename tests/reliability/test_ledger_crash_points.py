@@ -203,7 +203,7 @@ def test_a_disk_that_fails_at_any_page_of_a_commit_leaves_none_of_it(scene, tmp_
     shutil.copytree(scene.folder, tmp_path / "live")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
     command = [sys.executable, str(TESTS / "reliability" / "disk_worker.py"), str(tmp_path / "live"), *scene.users]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=50, check=False)
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
     assert ended.returncode == 0, ended.stderr
     found = json.loads(ended.stdout)
     assert found["unknown"] >= 5

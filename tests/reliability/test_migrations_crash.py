@@ -230,7 +230,7 @@ async def test_cancelled_migration_is_undone_at_once_and_holds_no_lock(endless, 
 
     monkeypatch.setattr(migrations, "connect", connect)
     work = asyncio.ensure_future(Migrator(endless).up(database))
-    await asyncio.wait([asyncio.ensure_future(running.wait())], timeout=10)
+    await asyncio.wait([asyncio.ensure_future(running.wait())], timeout=30)
     work.cancel()
     await _ended_by_itself(work, raws[0])
     assert running.is_set()
@@ -244,7 +244,7 @@ async def test_cancelled_migration_is_undone_at_once_and_holds_no_lock(endless, 
 
 async def _ended_by_itself(work: asyncio.Task, raw: sqlite3.Connection) -> None:
     """Wait for cancelled work; where nothing stopped it, stop it here, so that the test fails instead of hanging."""
-    stopped, _ = await asyncio.wait([work], timeout=10)
+    stopped, _ = await asyncio.wait([work], timeout=30)
     while not work.done():
         raw.interrupt()
         await asyncio.wait([work], timeout=0.01)
@@ -333,7 +333,7 @@ async def test_cancelled_rewrite_that_waits_for_its_turn_does_not_wait_on(tmp_pa
     second = asyncio.ensure_future(rewrite(database, lambda _: [1]))
     assert not (await asyncio.wait([second], timeout=0.05))[0]
     second.cancel()
-    stopped, _ = await asyncio.wait([second], timeout=10)
+    stopped, _ = await asyncio.wait([second], timeout=30)
     go_on.set()
     await asyncio.wait([first, second])
     assert stopped

@@ -72,7 +72,7 @@ async def check(pool, before, name):
     assert readers == [True] * 4  # the snapshot of `read` itself; a second BEGIN would have failed
     async with pool.acquire(timeout=5) as connection:
         assert not connection.in_transaction
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         after = await pool.write(lambda raw: raw.execute(COUNT).fetchone()[0])
         async with pool.transaction() as transaction:
             assert await transaction.fetch_value(COUNT) == after
@@ -124,7 +124,7 @@ async def test_a_write_cancelled_while_a_lock_is_waited_for_is_not_done_later(po
             retries = pool.stats().busy_retries
             await until(lambda retries=retries: pool.stats().busy_retries > retries or pool.stats().writes_waiting == 0)
             task.cancel()
-            await asyncio.wait([task], timeout=5)
+            await asyncio.wait([task], timeout=30)
             assert task.cancelled()
         assert holder
     await check(pool, 10, name)
@@ -174,7 +174,7 @@ async def test_a_cancel_in_the_turn_in_which_the_answer_arrives_does_not_wait_fo
     gate.open()
     assert answered.wait(10)
     task.cancel()
-    await asyncio.wait([task], timeout=5)
+    await asyncio.wait([task], timeout=30)
     assert task.cancelled()
     await check(pool, 10, "none")
 

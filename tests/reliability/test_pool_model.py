@@ -94,7 +94,7 @@ async def run_moves(path, moves):
                     task.cancel()
             totals = await pool.fetch_value("SELECT sum(balance) FROM accounts")
             assert totals == ACCOUNTS * 1000
-        told = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 15)
+        told = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 30)
         await until(lambda: pool.stats().readers_idle == pool.stats().readers)
         kept = {row.number for row in await pool.fetch_all("SELECT number FROM moves")}
         assert pool.stats().broken == 0

@@ -219,6 +219,6 @@ class Closing:
 
 
 async def until_threads(number: int) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while threads() > number:  # noqa: ASYNC110 - threads end by themselves, and set no event
             await asyncio.sleep(0.001)

@@ -112,7 +112,7 @@ def test_bets_of_several_processes_survive_rivals_that_rotate_and_are_killed(tmp
             rivals.append(stack.enter_context(_worker("rotate", folder, last)))
         for placer in placers:
             placer.stdin.close()
-        assert [placer.wait(timeout=30) for placer in placers] == [0] * len(placers)
+        assert [placer.wait(timeout=100) for placer in placers] == [0] * len(placers)
     assert states(folder) == {str(week): "sealed" if week < last else "live" for week in W[: ROTATIONS + 1]}
     asyncio.run(_check(folder, {user: (tmp_path / user).read_text().split() for user in users}))
     assert killed >= 1

@@ -29,7 +29,7 @@ async def test_what_is_put_into_the_queue_runs_on_the_connections_thread(connect
         loop.call_soon_threadsafe(ran.set)
 
     connection._tx.put_nowait((None, work))
-    await asyncio.wait_for(ran.wait(), 5)
+    await asyncio.wait_for(ran.wait(), 30)
     assert threads == [connection._thread]
 
 

@@ -194,7 +194,7 @@ def test_a_reader_that_goes_away_does_not_fail_the_program():
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
         process.stdout.readline()
         process.stdout.close()
-        assert process.wait(timeout=30) == 7
+        assert process.wait(timeout=100) == 7
 
 
 @given(st.text(alphabet=st.characters(codec="ascii"), max_size=70))

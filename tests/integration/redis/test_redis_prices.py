@@ -269,7 +269,7 @@ async def test_after_a_lost_connection_a_stream_looks_up_what_it_missed(prices, 
         await client.pipeline().add("CLIENT", "KILL", "TYPE", "pubsub").execute()
         await prices.set_price("A", 2, at(2))  # most likely nobody is subscribed just now
         events = []
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while len(events) < 2:
                 event = await anext(stream)
                 assert not isinstance(event, Gap)

@@ -153,7 +153,7 @@ async def test_a_call_that_still_waits_at_the_server_is_cut_off_by_close(redis_s
     await client.open()
     waiting = asyncio.create_task(client.execute("BLPOP", unique, 60))
     await until(lambda: client.stats().connections_in_use)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await client.close()
         with pytest.raises(RedisError):
             await waiting

@@ -9,7 +9,7 @@ from betcore_async.demo.tally import Tally
 async def test_where_there_is_no_terminal_lines_tell_stage_share_and_week(capsys, monkeypatch):
     monkeypatch.setattr(progress, "_LINE_EVERY", 0.001)
     tally = Tally(expected_ticks=200, stage="replaying", week="2022-W01", ticks=50, bets=7)
-    async with asyncio.timeout(5), progress.shown(tally, bar=False):
+    async with asyncio.timeout(30), progress.shown(tally, bar=False):
         while not (text := capsys.readouterr()).err:  # noqa: ASYNC110 - what is printed sets no event
             await asyncio.sleep(0.001)
     assert text.err.startswith("replaying 25% 2022-W01")
