@@ -18,7 +18,8 @@ INSERT = "INSERT INTO entries VALUES (?, ?)"
 
 @pytest.fixture
 async def pool(tmp_path):
-    async with SQLitePool(tmp_path / "a.db", DatabaseSettings(max_open_conns=3, max_idle_conns=1)) as pool:
+    settings = DatabaseSettings(max_open_conns=3, max_idle_conns=1, group_max_time=timedelta(minutes=1))
+    async with SQLitePool(tmp_path / "a.db", settings) as pool:
         await pool.execute("CREATE TABLE entries (id INTEGER PRIMARY KEY, amount INTEGER CHECK (amount > 0))")
         await pool.execute("CREATE TABLE parents (id INTEGER PRIMARY KEY)")
         await pool.execute(

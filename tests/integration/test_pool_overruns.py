@@ -17,11 +17,12 @@ from betcore_async.sqlite.group import CAREFUL_FOR
 NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) "
 SUM = "SELECT coalesce(sum(amount), 0) FROM entries"
 INSERT = "INSERT INTO entries (amount) VALUES (?)"
-LIMIT = 0.1
+LIMIT = 0.3
 
 
 def settings(limit=LIMIT, **others):
-    return DatabaseSettings(max_open_conns=3, max_idle_conns=1, write_timeout=timedelta(seconds=limit), **others)
+    times = {"write_timeout": timedelta(seconds=limit), "group_max_time": timedelta(minutes=1)}
+    return DatabaseSettings(max_open_conns=3, max_idle_conns=1, **times | others)
 
 
 @pytest.fixture
@@ -140,7 +141,7 @@ async def test_several_runaways_of_one_group_are_stopped_one_after_the_other(poo
 
 async def test_stopping_never_hits_the_neighbour_that_runs_next(tmp_path):
     """Functions that end just when they are to be stopped, each followed by one that writes."""
-    async with SQLitePool(tmp_path / "a.db", settings(0.004)) as pool:
+    async with SQLitePool(tmp_path / "a.db", settings(0.004, group_max_time=timedelta(milliseconds=50))) as pool:
         await pool.execute("CREATE TABLE entries (id INTEGER PRIMARY KEY, amount INTEGER)")
 
         def about_as_long_as_allowed(raw):

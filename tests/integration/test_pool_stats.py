@@ -18,7 +18,8 @@ COUNT = "SELECT count(*) FROM entries"
 
 @pytest.fixture
 async def pool(tmp_path):
-    settings = DatabaseSettings(max_open_conns=3, max_idle_conns=1, max_waiters=20)
+    a_minute = timedelta(minutes=1)  # no group ends by the clock
+    settings = DatabaseSettings(max_open_conns=3, max_idle_conns=1, max_waiters=20, group_max_time=a_minute)
     async with SQLitePool(tmp_path / "a.db", settings) as pool:
         await pool.execute("CREATE TABLE entries (id INTEGER PRIMARY KEY)")
         yield pool

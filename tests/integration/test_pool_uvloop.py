@@ -18,7 +18,7 @@ from betcore_async.sqlite import Outcome, SQLitePool
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
 COUNT = "SELECT count(*) FROM entries"
 INSERT = "INSERT INTO entries (amount) VALUES (?)"
-SETTINGS = DatabaseSettings(max_open_conns=3, max_idle_conns=2, write_timeout=timedelta(milliseconds=100))
+SETTINGS = DatabaseSettings(max_open_conns=3, max_idle_conns=2, write_timeout=timedelta(milliseconds=300))
 
 uvloop.new_event_loop().close()  # libuv opens a pipe for signals once in a process, and keeps it
 

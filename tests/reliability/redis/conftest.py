@@ -18,4 +18,4 @@ async def server() -> AsyncIterator[EmbeddedRedis]:
 
 @pytest.fixture
 def settings(server: EmbeddedRedis) -> RedisSettings:
-    return RedisSettings.from_url(server.url, pool_size=4, timeout="600ms", connect_timeout="250ms")
+    return RedisSettings.from_url(server.url, pool_size=4, timeout="600ms", connect_timeout="600ms")

@@ -24,7 +24,7 @@ SLACK = 20.0  # seconds: the machine is shared, and what hangs hangs for longer
 
 
 def at(port, **options):
-    defaults = {"pool_size": 4, "timeout": "600ms", "connect_timeout": "250ms"}
+    defaults = {"pool_size": 4, "timeout": "600ms", "connect_timeout": "600ms"}
     return RedisSettings.from_url(f"redis://127.0.0.1:{port}", **defaults | options)
 
 

@@ -159,7 +159,7 @@ async def test_a_history_that_expired_in_its_time_is_no_gap_for_a_pattern(server
             assert payloads(await take(stream, 1)) == [2]
             await until(gone(other, "history:{a:2}"))
             async with Outage(hub, client, other):
-                await publisher.publish("a:3", 3, durable=True)
+                await PubSubHub(other).publish("a:3", 3, durable=True)
             events = await take(stream, 2)
             assert isinstance(events[0], Reconnected)
             assert payloads(events[1:]) == [3]
