@@ -61,11 +61,11 @@ async def test_after_the_budget_the_caller_is_told_how_long_and_how_often(path, 
 
 
 async def test_each_caller_has_the_whole_budget(path):
-    settings = DatabaseSettings(busy_timeout=timedelta(milliseconds=400))
+    settings = DatabaseSettings(busy_timeout=timedelta(seconds=1))
     async with SQLitePool(path, settings) as pool:
         with held_elsewhere(path):
             first = asyncio.create_task(pool.execute(INSERT))
-            await asyncio.sleep(0.25)
+            await asyncio.sleep(0.8)
             second = asyncio.create_task(pool.execute(INSERT))
             with pytest.raises(BusyTimeoutError):
                 await first

@@ -124,12 +124,12 @@ async def test_a_server_that_falls_silent_is_noticed_by_its_missing_pong(server,
 
 async def test_a_reader_that_blocks_for_long_is_not_taken_for_a_dead_server(settings):
     async with (
-        RedisClient(settings.model_copy(update={"timeout": timedelta(milliseconds=100)})) as client,
-        PubSubHub(client, heartbeat=timedelta(milliseconds=20)) as hub,
+        RedisClient(settings.model_copy(update={"timeout": timedelta(milliseconds=300)})) as client,
+        PubSubHub(client, heartbeat=timedelta(milliseconds=60)) as hub,
         hub.subscribe("a", policy="block", maxsize=1) as stream,
     ):
         await publish(client, "a", range(5))
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(0.9)
         assert payloads(await take(stream, 5)) == list(range(5))
         assert hub.stats().reconnects == 0
 
