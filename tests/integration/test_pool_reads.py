@@ -522,7 +522,7 @@ async def test_acquire_times_out_with_what_it_waited(narrow):
 
 
 async def test_acquire_may_wait_longer_than_the_pools_own_limit(tmp_path):
-    settings = DatabaseSettings(max_open_conns=2, max_idle_conns=1, acquire_timeout=timedelta(milliseconds=20))
+    settings = DatabaseSettings(max_open_conns=2, max_idle_conns=1, acquire_timeout=timedelta(milliseconds=200))
     async with SQLitePool(tmp_path / "a.db", settings) as pool:
         async with pool.acquire():
             patient = asyncio.create_task(pool.acquire(timeout=10).__aenter__())

@@ -106,7 +106,7 @@ async def test_groups_are_counted_by_size(pool):
 
 async def test_refusals_and_timeouts_are_errors_of_requests(tmp_path):
     settings = DatabaseSettings(
-        max_open_conns=2, max_idle_conns=1, max_waiters=1, acquire_timeout=timedelta(milliseconds=20)
+        max_open_conns=2, max_idle_conns=1, max_waiters=1, acquire_timeout=timedelta(milliseconds=200)
     )
     async with SQLitePool(tmp_path / "a.db", settings) as pool:
         async with pool.acquire():

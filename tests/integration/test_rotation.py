@@ -249,7 +249,7 @@ async def test_a_seal_whose_outcome_is_unknown_is_found_out_by_the_next_call(it,
 
 @pytest.mark.parametrize("lock", [FOLDER, ROTATION])
 async def test_a_rotation_gives_up_while_another_process_holds_the_family(tmp_path, lock):
-    async with platform(tmp_path, busy_timeout=timedelta(milliseconds=30)) as it:
+    async with platform(tmp_path, busy_timeout=timedelta(milliseconds=300)) as it:
         it.clock.advance(WEEK)
         async with Family(tmp_path / "bets.db").alone(timedelta(), lock):
             with pytest.raises(BusyTimeoutError, match="rotating") as caught:
