@@ -11,6 +11,8 @@ from betcore_async.config import DatabaseSettings
 from betcore_async.sqlite import SQLitePool
 
 ACCOUNTS = 10
+LEAST = 10
+"""Moves that a process makes at least, however long the others keep it waiting."""
 SETTINGS = DatabaseSettings(max_open_conns=3, max_idle_conns=2, busy_timeout=timedelta(seconds=60))
 
 
@@ -28,7 +30,7 @@ async def main(path: str, seconds: float, seed: int) -> None:
         return 1
 
     async def work(pool, kind):
-        while monotonic() < ends:
+        while monotonic() < ends or (done["moves"] <= LEAST and not done["errors"]):
             source, target = chance.sample(range(ACCOUNTS), 2)
             amount = chance.randint(1, 100)
             if kind == "write":

@@ -29,12 +29,17 @@ def journal_of(folder, number):
     return [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
 
 
-def until_ready(process, folder, number):
-    deadline = time.monotonic() + 60
-    while not journal_of(folder, number):
+def until_written(process, folder, number, lines, weeks=1):
+    """Wait until the journal of a worker has so many lines, two for each command, and there are so many files."""
+    journal, deadline = folder / f"journal-{number}", time.monotonic() + 60
+    while not journal.exists() or journal.read_bytes().count(b"\n") < lines or len(files(folder)) < weeks:
         assert process.poll() is None, "the worker failed"
-        assert time.monotonic() < deadline, "the worker never came up"
+        assert time.monotonic() < deadline, "the worker does not come on"
         time.sleep(0.005)
+
+
+def files(folder):
+    return list(folder.glob("bets-*.db"))
 
 
 async def found(folder, started):
@@ -102,8 +107,7 @@ def test_killed_at_random_moments_it_keeps_what_it_acknowledged_exactly_once(tmp
     for number in range(7):
         process = start_worker(tmp_path, number, 60, started)
         try:
-            until_ready(process, tmp_path, number)
-            time.sleep(random.uniform(0, 0.3))
+            until_written(process, tmp_path, number, random.randint(2, 300))
         finally:
             process.kill()
             process.wait()
@@ -126,15 +130,14 @@ def test_several_processes_killed_one_after_the_other_lose_and_double_nothing_ov
     processes = {number: start_worker(tmp_path, number, 60, started) for number in range(3)}
     try:
         for number in range(3, 5):
-            until_ready(processes[number - 1], tmp_path, number - 1)
-            time.sleep(random.uniform(0, 0.6))
+            until_written(processes[number - 1], tmp_path, number - 1, random.randint(2, 300))
             struck = random.choice(list(processes))
             process = processes.pop(struck)
             process.kill()
             process.wait()
             processes[number] = start_worker(tmp_path, number, 60, started)
             asyncio.run(audited(tmp_path, started))  # while the others go on
-        time.sleep(0.5)
+        until_written(processes[4], tmp_path, 4, 400, weeks=2)
     finally:
         for process in processes.values():
             process.kill()
@@ -142,8 +145,8 @@ def test_several_processes_killed_one_after_the_other_lose_and_double_nothing_ov
     journal = [line for number in range(5) for line in journal_of(tmp_path, number)]
     acknowledged = asyncio.run(verify(tmp_path, started, journal))
     asyncio.run(assert_totals_are_those_of(tmp_path, started, journal))
-    assert acknowledged > 300
-    assert len(list(tmp_path.glob("bets-*.db"))) >= 2
+    assert acknowledged > 150
+    assert len(files(tmp_path)) >= 2
 
 
 async def test_a_file_whose_triggers_are_gone_is_still_audited(tmp_path):

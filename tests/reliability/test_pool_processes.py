@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from reliability.pool_worker import LEAST
 
 HERE = Path(__file__).parent
 WORKER = HERE / "pool_worker.py"
@@ -53,7 +54,7 @@ def test_processes_hammering_one_file_make_no_error_and_lose_nothing(path):
     assert dict(rows(path, "SELECT worker, count(*) FROM moves GROUP BY 1")) == {
         seed: report["moves"] for seed, report in enumerate(reports)
     }
-    assert all(report["moves"] > 10 for report in reports)  # nobody starved
+    assert all(report["moves"] > LEAST for report in reports)  # nobody starved
     assert sum(report["busy_retries"] for report in reports) > 0  # they did meet
     assert rows(path, "PRAGMA integrity_check") == [("ok",)]
 

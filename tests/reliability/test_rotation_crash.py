@@ -22,10 +22,6 @@ WORKER = [sys.executable, Path(__file__).parent / "rotation_worker.py"]
 ROTATIONS = 12
 
 pytestmark = pytest.mark.timeout(180)
-sweeps = pytest.mark.skipif(not REACHES_SQLITE, reason="the SQLite of this Python cannot be reached from outside")
-
-
-pytestmark = pytest.mark.timeout(180)
 sweeps = pytest.mark.skipif(not REACHES_SQLITE, reason="this Python has an SQLite in it that it keeps for itself")
 
 

@@ -374,5 +374,5 @@ async def test_a_lock_whose_answer_was_lost_is_given_back():
             await client.lock("lock", ttl=60).__aenter__()
         proxy.losing = None
         assert proxy.lost > 1
-        async with client.lock("lock", wait=0.5):
+        async with client.lock("lock", wait=20):
             pass

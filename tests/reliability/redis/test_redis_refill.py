@@ -53,7 +53,7 @@ async def test_killed_connections_lose_nothing_and_double_nothing(client):
         for number in range(total):
             await kill_some(client, number)
             await publisher.publish(f"channel-{number % 3}", number, durable=True)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             results = await asyncio.gather(*followers)
         assert hub.stats().refilled > 0
     for numbers in results:
@@ -83,7 +83,7 @@ async def test_a_pattern_loses_nothing_and_doubles_nothing_while_channels_come_a
         for number in range(total):
             await kill_some(client, number)
             await publisher.publish(f"round-{number // 30 + number % 3}", number, durable=True)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             results = await asyncio.gather(*followers)
         assert hub.stats().refilled > 0
     for messages in results:
@@ -320,8 +320,8 @@ async def test_a_killed_and_restarted_server_that_keeps_its_data_loses_nothing(t
                         doubtful.append(number)
 
             publishing = asyncio.create_task(publish_on())
-            for _ in range(3):
-                await asyncio.sleep(0.08)
+            for reached in (150, 300, 450):
+                await until(lambda reached=reached: len(certain) + len(doubtful) >= reached)
                 await server.kill()
                 await server.start()
             await publishing
@@ -330,7 +330,7 @@ async def test_a_killed_and_restarted_server_that_keeps_its_data_loses_nothing(t
                 numbers += payloads([event for event in await take(stream, 1) if not isinstance(event, Reconnected)])
             assert numbers == sorted(set(numbers))
             assert set(certain) <= set(numbers) <= {*certain, *doubtful}
-            assert hub.stats().reconnects >= 1
+            assert hub.stats().reconnects == 3
     finally:
         await server.kill()
 
