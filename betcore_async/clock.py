@@ -27,7 +27,7 @@ def to_microseconds(moment: datetime) -> int:
 
 def from_microseconds(microseconds: int) -> datetime:
     """Return the UTC datetime of a count of microseconds since the epoch."""
-    return EPOCH + timedelta(microseconds=microseconds)
+    return EPOCH + microseconds * _MICROSECOND  # a third of the price of timedelta(microseconds=…), a call per column
 
 
 class ManualClock:

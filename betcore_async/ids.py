@@ -40,13 +40,16 @@ class IdGenerator:
         self._lock = threading.Lock()
 
     def __call__(self) -> str:
-        millisecond = to_microseconds(self._clock()) // 1000
-        with self._lock:
-            return self._next(millisecond)
+        return self.at(to_microseconds(self._clock()))
 
-    def many(self, count: int) -> list[str]:
+    def at(self, moment: int) -> str:
+        """Return an id that is born at `moment` (microseconds since the epoch), for who has looked at the clock."""
+        with self._lock:
+            return self._next(moment // 1000)
+
+    def many(self, count: int, moment: int) -> list[str]:
         """Return `count` ids of one moment, each for a third of what a call of its own costs."""
-        millisecond = to_microseconds(self._clock()) // 1000
+        millisecond = moment // 1000
         with self._lock:
             return [self._next(millisecond) for _ in range(count)]
 

@@ -175,8 +175,7 @@ async def connected(family: Path, synchronous: str) -> aiosqlite.Connection:
 async def placed(query: Run, run: Run, user: str, new_id: Callable[[], str]) -> Bet:
     """What `place_bet` and `chain.extend` do where nothing is amiss, statement by statement in an open transaction."""
     identifier, now = new_id(), to_microseconds(system_clock())
-    stake = {"amount": -AMOUNT, "now": now, "user_id": user, "id": identifier, "cell_id": CELL}
-    ((balance, version),) = await query(sqlite_commands._STAKE, stake)
+    ((balance, version),) = await query(sqlite_commands._STAKE, (-AMOUNT, now, user, identifier, CELL))
     entry = (new_id(), user, version, -AMOUNT, balance, "stake", identifier, None, now)
     await run(sqlite_commands.INSERT_ENTRY, entry)
     row = (identifier, user, CELL, AMOUNT, PPM, "pending", now, None)

@@ -52,16 +52,16 @@ class LiveFile:
         await pool.open()
         self.current = LiveWeek(week, path, pool)
 
-    async def write(
+    def write(
         self, live: LiveWeek, function: Callable[[sqlite3.Connection, int], T], *, alone: bool = False
-    ) -> T:
+    ) -> Awaitable[T]:
         """Return `function(connection, now)`, run as a transaction on `live` if it still takes writes.
 
         `now` (microseconds) is read while the write lock is held and clamped into the week, so that a row never carries
         a time its file does not cover. Raises PartitionSealedError naming the successor where the week has moved on.
         """
         week, clock = live.week, self._clock
-        return await live.pool.write(lambda raw: function(raw, week.clamp(to_microseconds(clock()))), alone=alone)
+        return live.pool.write(lambda raw: function(raw, week.clamp(to_microseconds(clock()))), alone=alone)
 
     async def read(self, live: LiveWeek, function: Callable[[sqlite3.Connection], T]) -> T:
         """Return `function(connection)`, run in one snapshot of `live`. Raises PartitionSealedError like `write`."""

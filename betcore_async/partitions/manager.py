@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from datetime import timedelta
 from time import perf_counter
 from types import TracebackType
@@ -46,9 +46,9 @@ _DEFAULT_PARTITIONS = PartitionSettings()
 
 
 class Replay(Protocol[R_co]):
-    """Asks the weeks before the live one whether a command was executed there already."""
+    """Asks the weeks before the live one whether a command was executed there already; None: there is no need to."""
 
-    async def __call__(self, live: Week) -> R_co | None: ...
+    def __call__(self, live: Week) -> Awaitable[R_co | None] | None: ...
 
 
 class PartitionManager(PartitionArchive):
@@ -185,7 +185,8 @@ class PartitionManager(PartitionArchive):
         while True:
             live_file = self._writing()
             live = live_file.current
-            if replay is not None and (first := await replay(live.week)) is not None:
+            earlier = None if replay is None else replay(live.week)
+            if earlier is not None and (first := await earlier) is not None:
                 return first
             try:
                 written = await live_file.write(live, function, alone=alone)

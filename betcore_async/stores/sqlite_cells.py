@@ -155,7 +155,7 @@ def _payable(winners: list[Any]) -> list[Any]:
 def _work_out(books: Books, winners: Sequence[Any]) -> _Wins:
     """Work out what paying each of `winners` (id, user_id, payout) in turn comes to."""
     wins = _Wins(_accounts(books.raw, {row[1] for row in winners}))
-    ids = books.new_id.many(len(winners))
+    ids = books.new_id.many(len(winners), books.now)
     for entry_id, (bet_id, user_id, amount) in zip(ids, winners, strict=True):
         balance, version = wins.accounts[user_id]
         balance, version = balance + amount, version + 1

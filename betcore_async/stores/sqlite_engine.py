@@ -1,7 +1,7 @@
 """The ledger on weekly SQLite files."""
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -97,7 +97,12 @@ class SQLiteLedger:
         async def ask_earlier_weeks(live: Week) -> None:
             known.clear()
             for bet in command.bets:
-                first = await self._earlier_or_refused(bet, live)
+                if (earlier := self._earlier(bet, bet.id, live)) is None:
+                    continue
+                try:
+                    first = await earlier
+                except IdempotencyConflictError as error:
+                    first = error
                 if first is not None:
                     known[bet] = first
 
@@ -108,14 +113,14 @@ class SQLiteLedger:
 
         return await self._partitions.write(body, replay=ask_earlier_weeks)
 
-    async def _earlier_or_refused(self, command: PlaceBet, live: Week) -> Bet | LedgerError | None:
-        try:
-            first: Bet | None = await self._earlier(command, command.id, live)
-        except IdempotencyConflictError as error:
-            return error
-        return first
+    def _earlier(self, command: Command[Any], identifier: str, live: Week) -> Awaitable[Any] | None:
+        """Ask the weeks before the live one about a command; None where they cannot know its id, as of nearly all."""
+        fresh = self._fresh
+        if fresh is not None and fresh.week == live and fresh.least < identifier < fresh.limit:
+            return None
+        return self._ask_earlier_weeks(command, identifier, live)
 
-    async def _earlier(self, command: Command[Any], identifier: str, live: Week) -> Any:
+    async def _ask_earlier_weeks(self, command: Command[Any], identifier: str, live: Week) -> Any:
         """Answer a command whose id was used in a week before the live one; None when it was not.
 
         What its time says is not enough: around midnight on Sunday, and until somebody rotates, the old week takes

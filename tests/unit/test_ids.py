@@ -56,7 +56,7 @@ def test_ids_drawn_together_go_on_where_single_ones_ended(draws):
     made = []
     for step, count in draws:
         clock.advance(timedelta(microseconds=step))
-        made += [make(), *make.many(count)]
+        made += [make(), *make.many(count, to_microseconds(clock.now))]
     assert made == sorted(set(made))
     assert all(parse_id(identifier) for identifier in made)
     assert len(made) == sum(count + 1 for _, count in draws)
@@ -64,7 +64,7 @@ def test_ids_drawn_together_go_on_where_single_ones_ended(draws):
 
 def test_many_hundred_thousand_ids_of_one_millisecond_still_grow():
     make = IdGenerator(ManualClock(NOON))
-    made = make.many(300_000)  # twice what the low digits count
+    made = make.many(300_000, to_microseconds(NOON))  # twice what the low digits count
     assert made == sorted(set(made))
     assert {born_at(identifier) for identifier in made} == {NOON.replace(microsecond=123_000)}
     assert len({identifier[:24] for identifier in made}) > 1
