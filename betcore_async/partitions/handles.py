@@ -27,6 +27,9 @@ T = TypeVar("T")
 HANDLE_LIMIT = 64
 """Files that one scanner keeps open: a year of weeks and some."""
 
+STATEMENT_LIMIT = 8
+"""Prepared statements kept per file, 7 kB each and more: SQL of the user's own is another one with each value in it."""
+
 _PRAGMAS = (
     ("trusted_schema", "OFF"),  # a hostile file's views and triggers cannot call functions with side effects
     ("query_only", "ON"),  # a second lock on the door beside mode=ro
@@ -123,7 +126,7 @@ def identify(path: Path) -> Identity:
 
 def _opened(week: Week, path: Path) -> Handle:
     identity = identify(path)
-    raw = open_raw(path.absolute(), readonly=True)
+    raw = open_raw(path.absolute(), readonly=True, cached_statements=STATEMENT_LIMIT)
     try:
         for name, value in _PRAGMAS:
             raw.execute(f"PRAGMA {name} = {value}")
