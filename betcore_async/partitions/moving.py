@@ -2,6 +2,7 @@
 
 import errno
 import os
+import secrets
 import threading
 from datetime import timedelta
 from pathlib import Path
@@ -66,7 +67,7 @@ def _move(source: Path, final: Path, stop: threading.Event) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        part = final.with_name(f"{final.name}.part")
+        part = final.with_name(f"{final.name}.{secrets.token_hex(4)}.part")  # a name of its own: others may have one
         try:
             _copy(source, part, stop)
             part.chmod(source.stat().st_mode & 0o777)

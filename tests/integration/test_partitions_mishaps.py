@@ -4,7 +4,9 @@ import contextlib
 import os
 import shutil
 import sqlite3
+import tempfile
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from weekly_files import ALWAYS, Platform, W, manager_for, platform
@@ -217,6 +219,30 @@ async def test_a_week_is_not_moved_to_where_the_log_of_another_file_would_be_pla
         assert it.file(W[0]).exists()
         log.unlink()
         assert await move_out(it.manager._family, W[0], target.parent, timedelta(seconds=10)) == target
+
+
+@pytest.fixture
+def other_disk(tmp_path):
+    """A folder on another file system than the tests' own."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
+        if Path(folder).stat().st_dev == tmp_path.stat().st_dev:
+            pytest.skip("there is one file system")
+        yield Path(folder)
+
+
+async def test_a_week_is_moved_to_another_disk_past_files_of_somebody_else(tmp_path, other_disk):
+    theirs = other_disk / f"bets-{W[0]}.db.part"
+    theirs.write_bytes(b"half a download")
+    async with platform(tmp_path / "data") as it:
+        await it.next_week()
+        await it.manager.detach_partition(W[0])
+        content = it.file(W[0]).read_bytes()
+        moved = await move_out(it.manager._family, W[0], other_disk, timedelta(seconds=10))
+    assert not it.file(W[0]).exists()
+    assert moved.read_bytes() == content
+    assert moved.stat().st_mode & 0o777 == 0o400
+    assert theirs.read_bytes() == b"half a download"
+    assert set(other_disk.iterdir()) == {moved, theirs}
 
 
 async def test_a_damaged_file_of_a_far_week_does_not_let_a_week_after_the_live_one_be_attached(tmp_path):
