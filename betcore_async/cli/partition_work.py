@@ -12,7 +12,7 @@ from betcore_async.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
     from betcore_async.config import Settings
-    from betcore_async.partitions import ArchiveProgress, PartitionManager, Week
+    from betcore_async.partitions import ArchiveProgress, PartitionInfo, PartitionManager, Week
     from betcore_async.partitions.archive import OnProgress
     from betcore_async.partitions.files import Family
 
@@ -38,6 +38,32 @@ async def opened(settings: "Settings") -> "AsyncIterator[PartitionManager]":
         raise PartitionMissingError(no_file_yet(settings.db.path), weeks=())
     async with PartitionManager(settings.db, settings.partitions) as manager:
         yield manager
+
+
+async def look(manager: "PartitionManager") -> "tuple[list[PartitionInfo], list[Week]]":
+    """Return the weeks that are known, and those that are missing."""
+    from betcore_async.partitions.plan import known_missing
+
+    missing = await manager.scan(lambda _, catalog: [week for week in known_missing(catalog) if week not in catalog])
+    return await manager.partitions(), missing
+
+
+async def count(manager: "PartitionManager") -> "tuple[list[PartitionInfo], list[Week], int]":
+    """Return the same, and how many bets were placed in those weeks: one that was carried over counts only there."""
+    partitions, missing = await look(manager)
+    here = await manager.count_bets(partitions[0].start, partitions[-1].end, allow_partial=True)
+    left_open = {info.week: info.open_bets for info in partitions}
+    away = [info for info in partitions if info.location]
+    carried = sum(left_open.get(info.predecessor, 0) for info in away if info.predecessor)
+    return partitions, missing, here + sum(info.bets for info in away) - carried
+
+
+def archived_weeks(settings: "Settings") -> "list[Week]":
+    """Return the weeks that are in the archive and not here, also where the record that says so is damaged."""
+    from betcore_async.partitions.files import Family
+
+    family = Family(settings.db.path)
+    return sorted(family.records().keys() - family.weekly_files().keys())
 
 
 async def each(weeks: "Sequence[Week]", work: Work) -> list[Row]:

@@ -11,7 +11,17 @@ import typer
 
 from betcore_async.cli.families import no_file_yet
 from betcore_async.cli.output import JsonOption, print_json, print_picture, print_table
-from betcore_async.cli.partition_work import Row, each, family_of, opened, show, shown_size
+from betcore_async.cli.partition_work import (
+    Row,
+    archived_weeks,
+    count,
+    each,
+    family_of,
+    look,
+    opened,
+    show,
+    shown_size,
+)
 
 if TYPE_CHECKING:
     from betcore_async.config import Settings
@@ -42,7 +52,7 @@ def list_partitions(as_json: JsonOption = False) -> None:
     from betcore_async.config import Settings
 
     settings = Settings()
-    partitions, missing = _with_manager(_look, settings) if family_of(settings) else ([], [])
+    partitions, missing = _with_manager(look, settings) if family_of(settings) else ([], [])
     if as_json:
         print_json([_with_names(partition) for partition in partitions])
     elif partitions:
@@ -61,18 +71,18 @@ def stats(as_json: JsonOption = False) -> None:
     """Show how many weeks there are in which state, and what they hold and take."""
     from betcore_async.config import Settings
 
-    partitions, missing = _with_manager(_look, Settings())
+    partitions, missing, bets = _with_manager(count, Settings())
+    live = next(info for info in partitions if info.state.value == "live")
     states = Counter(partition.state.value for partition in partitions) | Counter(missing=len(missing))
     found: Row = {
         "weeks": dict(states),
         "missing": [week.name for week in missing],
         "bytes_here": sum(each.size for each in partitions if not each.location),
         "bytes_archived": sum(each.size for each in partitions if each.location),
-        # What was carried over is counted in the week it came from.
-        "bets": sum(each.bets for each in partitions) - sum(each.open_bets for each in partitions[:-1]),
-        "open_bets": partitions[-1].open_bets,
+        "bets": bets,
+        "open_bets": live.open_bets,
         "entries": sum(each.entries for each in partitions),
-        "users": partitions[-1].users,
+        "users": live.users,
         "schema_versions": sorted({each.schema_version for each in partitions if not each.problem}),
     }
     if as_json:
@@ -231,18 +241,11 @@ def verify(weeks: WeeksArgument = None, as_json: JsonOption = False) -> None:
                 {} if report.ok else {"error": "; ".join(report.problems)}
             )
 
-        archived = [info.week for info in await manager.partitions() if info.location]
-        return await each([Week.parse(week) for week in weeks] if weeks else archived, one)
+        return await each([Week.parse(week) for week in weeks] if weeks else archived_weeks(settings), one)
 
-    rows = _with_manager(work, Settings())
+    settings = Settings()
+    rows = _with_manager(work, settings)
     show(rows, ("week", "ok", "size", "place"), as_json=as_json, nothing="nothing is archived")
-
-
-async def _look(manager: "PartitionManager") -> "tuple[list[PartitionInfo], list[Week]]":
-    from betcore_async.partitions.plan import known_missing
-
-    missing = await manager.scan(lambda _, catalog: [week for week in known_missing(catalog) if week not in catalog])
-    return await manager.partitions(), missing
 
 
 async def _chosen(

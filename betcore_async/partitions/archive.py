@@ -216,11 +216,13 @@ class PartitionArchive(PartitionRouter):
 
         def answer(scanner: Scanner, catalog: Catalog) -> list[Week]:
             live = live_week(catalog)
-            last = live.start - timedelta(weeks=keep)
+            age = keep * (live.ends_at - live.starts_at)  # no date: there may not be one so long ago
             old = [
                 entry
                 for week, entry in catalog.items()
-                if entry.state is PartitionState.SEALED and week.start < last and week not in self._elsewhere
+                if entry.state is PartitionState.SEALED
+                and live.starts_at - week.starts_at > age
+                and week not in self._elsewhere
             ]
             return [entry.week for entry in old if _sealed_at(scanner, entry) + REPEATS <= live.starts_at]
 

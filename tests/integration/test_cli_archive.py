@@ -11,7 +11,7 @@ import sys
 
 import pytest
 from integration.commands import COMMAND, betcore, environment
-from weekly_files import W, names_in, platform
+from weekly_files import ALWAYS, W, names_in, platform
 
 WEEKS = [str(week) for week in W[:6]]
 
@@ -77,6 +77,24 @@ def test_the_timeline_tells_every_state_by_its_letter(folder):
     assert found["missing"] == [WEEKS[2]]
     assert found["bytes_archived"] > 0
     assert found["bets"] == 4
+
+
+def test_stats_count_each_bet_once_whatever_is_missing_or_does_not_belong_here(folder):
+    async def leave_bets_open():
+        async with platform(folder, W[5]) as it:
+            user = await it.users.by_wallet("0xabc")
+            for _ in range(3):
+                await it.bets.place(user.id, "open", 1, 2.0)
+                await it.next_week()
+            return await it.manager.count_bets(*ALWAYS)
+
+    assert asyncio.run(leave_bets_open()) == 9
+    run(folder, "archive", WEEKS[0])
+    (folder / f"bets-{W[6]}.db").unlink()  # with one bet of its own, and one that it took over
+    (folder / "bets-2030-W01.db").write_bytes(b"not a database")
+    found = json.loads(run(folder, "stats", "--json").out)
+    assert found["weeks"] == {"archived": 1, "sealed": 6, "live": 1, "missing": 1, "damaged": 1}
+    assert (found["bets"], found["open_bets"], found["users"]) == (8, 3, 1)
 
 
 def test_the_timeline_has_colours_on_a_terminal():
@@ -153,6 +171,21 @@ def test_damage_in_the_archive_is_status_1(folder):
         result = run(folder, command, WEEKS[0])
         assert (result.status, result.out) == (1, "")
         assert "is damaged" in result.err
+
+
+def test_all_that_is_archived_is_verified_also_where_its_record_is_damaged(folder):
+    assert run(folder, "archive", *WEEKS[:3]).status == 0
+    run(folder, "restore", WEEKS[1])
+    (folder / f"bets-{WEEKS[2]}.db.archived").write_bytes(b"not a record")
+    verified = run(folder, "verify", "--json")
+    assert verified.status == 1
+    assert {week: row["error"] is None for week, row in rows(verified).items()} == {WEEKS[0]: True, WEEKS[2]: False}
+
+
+def test_more_weeks_than_there_are_can_be_kept(folder):
+    for keep in (10**5, 10**15):
+        done = run(folder, "archive", "--keep", str(keep))
+        assert (done.status, done.out) == (0, "nothing to archive\n"), done.err
 
 
 def test_a_week_is_moved_out_of_the_folder_and_back(folder, tmp_path):
