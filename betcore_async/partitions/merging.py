@@ -35,7 +35,7 @@ class Merge:
     grouped: bool
     """Whether the answer is made of aggregates."""
     order: tuple[tuple[int | str, str], ...]
-    """Columns (from 0, from the end if negative, or by name), each with its direction."""
+    """Columns (from 0, or by name), each with its direction."""
     limit: str
     """As it is written; empty for none."""
     positional: int
@@ -122,7 +122,7 @@ def _of_aggregates(select: Select) -> Merge:
     order = tuple((_output(select, base), direction) for base, direction in select.order())
     partial = f"SELECT {', '.join((*parts.keys, *parts.aggregates))} {select.source()}"
     if groups:
-        partial += f" GROUP BY {', '.join(parts.keys)}"
+        partial += f" GROUP BY {', '.join(str(number + 1) for number in range(len(groups)))}"
     names = tuple(item.name for item in select.items)
     return Merge(partial, columns, names, 0, len(groups), True, order, select.limit, select.marks("FROM", "WHERE"))
 

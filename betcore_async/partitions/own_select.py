@@ -57,9 +57,10 @@ class Item:
     @property
     def name(self) -> str:
         """What SQLite calls the column."""
-        if self.alias or not is_column(self.expression):
+        bare = [token for token in self.expression if token.text not in {"(", ")"}]
+        if self.alias or not is_column(bare):
             return self.alias or self.text
-        return self.expression[-1].text.strip('"`[]')
+        return bare[-1].text.strip('"`[]')
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ Synchronous: used on a scanner's thread.
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from betcore_async.errors import PartitionError
 from betcore_async.partitions.catalog import Partition
@@ -131,8 +130,11 @@ def _named(column: str, name: str) -> str:
 def _term(merge: Merge, names: Sequence[str], column: int | str, direction: str) -> str:
     if merge.grouped:
         return f"{int(column) + 1} {direction}"
-    folded: list[Any] = [name.casefold() for name in names]
-    number = folded.index(column) if column in folded else column
-    if not isinstance(number, int) or not 0 <= number < len(names) or folded.count(column) > 1:
+    folded = [name.casefold() for name in names]
+    if isinstance(column, int):
+        if not 0 <= column < len(names) - merge.hidden:
+            refuse(f"ORDER BY {column + 1}")
+        return f"c{column} {direction}"
+    if folded.count(column) != 1:
         refuse(f"ORDER BY {column}")
-    return f"c{number} {direction}"
+    return f"c{folded.index(column)} {direction}"

@@ -113,6 +113,7 @@ QUERIES = [
     ("SELECT e.id, u.balance FROM ledger_entries e LEFT JOIN users u ON u.id = e.user_id ORDER BY e.id", ()),
     ("SELECT /* from */ 'x -- GROUP BY' AS text, id -- where\nFROM bets ORDER BY id", ()),
     ('SELECT "status", COUNT ( * ) FROM "bets" GROUP BY "status" ORDER BY "status"', ()),
+    ("SELECT 7 AS seven, ((bets.status)), count(*) FROM bets GROUP BY 1, 2 ORDER BY 2, 1", ()),
     ("SELECT CASE WHEN sum(amount) > 10 THEN 'many' ELSE 'few' END AS how FROM bets", ()),
 ]
 
@@ -204,7 +205,9 @@ REFUSED = {
     "SELECT upper(status) AS status, count(*) FROM bets GROUP BY status": "name of a column",
     "SELECT amount, -amount AS amount FROM bets ORDER BY amount": "ORDER BY amount",
     "SELECT count(*) FROM bets GROUP BY cell_id ORDER BY status": "not one of the columns",
-    "SELECT id FROM bets ORDER BY 7": "ORDER BY 6",
+    "SELECT id FROM bets ORDER BY 7": "ORDER BY 7",
+    "SELECT id FROM bets ORDER BY 2, amount": "ORDER BY 2",
+    "SELECT id FROM bets ORDER BY 0": "ORDER BY 0",
     "SELECT id FROM bets WHERE id = ?1": "use",
     "SELECT id FROM w2026_20.bets": "named once",
     "SELECT name FROM sqlite_schema": "sqlite_schema",
@@ -216,7 +219,10 @@ REFUSED = {
 }
 
 
-BY_RUNNING = {"SELECT amount, -amount AS amount FROM bets ORDER BY amount", "SELECT id FROM bets ORDER BY 7"}
+BY_RUNNING = {
+    "SELECT amount, -amount AS amount FROM bets ORDER BY amount",
+    *(f"SELECT id FROM bets ORDER BY {term}" for term in ("7", "2, amount", "0")),
+}
 
 
 @pytest.mark.parametrize("sql", sorted(REFUSED.keys() - BY_RUNNING))
