@@ -23,6 +23,7 @@ from betcore_async.partitions.figure_cache import FigureCache
 from betcore_async.partitions.files import Family
 from betcore_async.partitions.handles import StaleCatalogError
 from betcore_async.partitions.info import BetCount, BetPage, PartitionInfo, QueryRows, describe
+from betcore_async.partitions.lineage import insist_on_same_database
 from betcore_async.partitions.meta import PartitionState
 from betcore_async.partitions.migrating import at_version, is_news, move_each
 from betcore_async.partitions.own_sql import InGroups
@@ -76,9 +77,10 @@ class PartitionRouter:
     async def attach_partition(self, week: Week | str, path: str | Path) -> PartitionInfo:
         """Let queries of this process read the sealed week in the file at `path`, wherever it is.
 
-        A file of an older schema is migrated first. Raises PartitionDamagedError for a file that is not that week,
-        PartitionError for a week that is there already or not over yet, PartitionMissingError where there is no file,
-        MigrationError and DatabaseError where it cannot be migrated.
+        A file of an older schema is migrated first. Raises PartitionDamagedError for a file that is not that week, or
+        which a week beside it shows to be another database's, PartitionError for a week that is there already or not
+        over yet, PartitionMissingError where there is no file, MigrationError and DatabaseError where it cannot be
+        migrated.
         """
         week, file, head = Week.parse(week), _existing(path, Week.parse(week)), self._head
         entry = await self._at_desk(lambda: inspect(file, week, head))
@@ -94,6 +96,7 @@ class PartitionRouter:
             if result.error is not None:
                 raise result.error
             entry = await self._at_desk(lambda: inspect(file, week, head))
+        await self._at_desk(lambda: insist_on_same_database(entry, self._catalog))
         self._detached.pop(week, None)
         self._elsewhere[week] = entry
         self._catalog = dict(sorted({**self._catalog, week: entry}.items()))

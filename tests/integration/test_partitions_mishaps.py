@@ -199,10 +199,30 @@ async def test_a_week_of_another_database_in_the_archive_does_not_take_the_place
                 assert (await manager.restore(W[0])).bets == 1  # its own, also without the record
     it.file(W[0]).unlink()
     async with PartitionManager(database, settings, clock=clock) as manager:
-        with pytest.raises(ArchiveError, match=f"{W[0]} of another database: {W[1]}, which is here, does not fit"):
+        with pytest.raises(ArchiveError, match=f"{W[0]} of another database: .*{W[1]}.db, which is here"):
             await manager.restore(W[0])
         assert (await manager.count_bets(*ALWAYS, allow_partial=True)).missing_weeks == (W[0],)
     assert not [path for path in it.folder.iterdir() if str(W[0]) in path.name]
+
+
+async def test_a_week_of_another_database_is_not_attached(tmp_path):
+    for name in ("ours", "theirs"):
+        async with platform(tmp_path / name) as it:
+            user = await it.users.create(name, 10_000)
+            for _ in range(3):
+                await it.bets.place(user.id, "cell", 100, 2.0)
+                await it.next_week()
+    theirs = [tmp_path / "theirs" / f"bets-{week}.db" for week in W[:3]]
+    async with platform(tmp_path / "ours", W[3]) as it:
+        for week, file in zip(
+            W, theirs, strict=False
+        ):  # the first, one in the middle, and the one before the live week
+            await it.manager.detach_partition(week)
+            with pytest.raises(PartitionDamagedError, match="of another database") as caught:
+                await it.manager.attach_partition(week, file)
+            assert caught.value.path == file
+            await it.manager.attach_partition(week, it.file(week))
+        assert await counted(it) == (3, 3, [])
 
 
 @pytest.mark.parametrize("side", ["-wal", "-journal"])
