@@ -6,6 +6,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Awaitable, Callable, Coroutine
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from reliability.cancellation import MODES, MOST_SUSPENSIONS, cancelled_at
 from weekly_files import ALWAYS, WEEK, Platform, W, live_weeks, manager_for, platform, states
 
 from betcore_async.clock import ManualClock
-from betcore_async.partitions import PartitionManager
+from betcore_async.partitions import PartitionManager, own_sql
+from betcore_async.partitions.moving import move_in, move_out
 
 
 async def some_bets(it: Platform) -> str:
@@ -68,12 +70,18 @@ async def weeks(tmp_path: Path) -> tuple[Path, str]:
         return folder, await some_bets(it)
 
 
+async def read_all(it: Platform) -> None:
+    async for _ in it.manager.iterate_bets(*ALWAYS, chunk=1):
+        pass
+
+
 OPERATIONS: dict[str, Callable[[Platform, str], Coroutine[Any, Any, Any]]] = {
     "write": lambda it, user_id: it.bets.place(user_id, "cell", 1, 2.0),
     "read": lambda it, user_id: it.users.get(user_id),
     "query_bets": lambda it, user_id: it.manager.query_bets(user_id, *ALWAYS),
     "sum_bets": lambda it, _: it.manager.sum_bets(*ALWAYS),
     "query": lambda it, _: it.manager.query("SELECT * FROM bets", start=ALWAYS[0], end=ALWAYS[1]),
+    "iterate_bets": lambda it, _: read_all(it),
     "partitions": lambda it, _: it.manager.partitions(),
     "rotate_to_new_week": lambda it, _: it.manager.rotate_to_new_week(),
     "audit": lambda it, _: it.ledger.audit(),
@@ -100,6 +108,55 @@ async def test_an_operation_cancelled_at_any_moment_leaves_a_manager_that_works(
             if name == "rotate_to_new_week":
                 it.clock.advance(WEEK)
             struck = await cancelled_at(number, OPERATIONS[name](it, user_id), mode)
+            await check_it_works(it, user_id)
+        return struck
+
+    assert await every_suspension(template, tmp_path, strike) >= 1
+
+
+@pytest.mark.parametrize("sql", ["SELECT id FROM bets", "SELECT id FROM bets ORDER BY id", "SELECT count(*) FROM bets"])
+async def test_a_question_in_groups_cancelled_at_any_moment_leaves_a_manager_that_works(
+    sql, weeks, tmp_path, mode, monkeypatch
+):
+    monkeypatch.setattr(own_sql, "ATTACH_LIMIT", 2)  # of three weeks
+    template, user_id = weeks
+
+    async def strike(folder: Path, number: int) -> bool:
+        async with platform(folder, W[2]) as it:
+            struck = await cancelled_at(number, it.manager.query(sql, start=ALWAYS[0], end=ALWAYS[1]), mode)
+            assert not it.manager._reading.scanners._merging
+            await check_it_works(it, user_id)
+        return struck
+
+    assert await every_suspension(template, tmp_path, strike) > 3
+
+
+async def test_a_move_out_of_the_folder_and_back_cancelled_at_any_moment_can_be_repeated(weeks, tmp_path, mode):
+    template, user_id = weeks
+    name, patience = f"bets-{W[0]}.db", timedelta(seconds=10)
+
+    async def there_and_back(it: Platform) -> None:
+        """Do what is left to do."""
+        if it.file(W[0]).exists():
+            await move_out(it.manager._family, W[0], it.folder / "outside", patience)
+        await move_in(it.manager._family, W[0], it.folder / "outside" / name, patience)
+        (it.folder / "outside" / name).unlink()
+
+    async def strike(folder: Path, number: int) -> bool:
+        (folder / "outside").mkdir()
+        async with platform(folder, W[2]) as it:
+            await it.manager.detach_partition(W[0])
+            content = it.file(W[0]).read_bytes()
+            struck = await cancelled_at(number, there_and_back(it), mode)
+            places = [path for path in (it.file(W[0]), folder / "outside" / name) if path.exists()]
+            assert places
+            assert {path.read_bytes() for path in places} == {content}
+            assert not list(folder.glob("*.restoring*"))
+            if len(places) > 1:  # it was copied back
+                places[1].unlink()
+            elif struck:
+                await there_and_back(it)
+        async with platform(folder, W[2]) as it:
             await check_it_works(it, user_id)
         return struck
 
