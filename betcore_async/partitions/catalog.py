@@ -16,8 +16,10 @@ from betcore_async.errors import (
     PartitionDamagedError,
     SchemaTooNewError,
 )
+from betcore_async.models import Bet, User
 from betcore_async.partitions.archive_manifest import Manifest, read_record
 from betcore_async.partitions.files import Family, remove
+from betcore_async.partitions.merging import ENTRY_COLUMNS
 from betcore_async.partitions.meta import PartitionMeta, PartitionState, read_meta
 from betcore_async.partitions.week import Week
 from betcore_async.sqlite.connection import open_raw
@@ -33,6 +35,12 @@ FROM {schema}.sqlite_schema
 WHERE type = 'table' AND rootpage > 0 AND name IN ('partition_meta', 'users', 'bets', 'ledger_entries')
 """
 """Views and virtual tables, which run code of their own when they are read, have no root page."""
+
+_COLUMNS = (
+    f"SELECT {User.COLUMNS} FROM {{schema}}.users LIMIT 0",
+    f"SELECT {Bet.COLUMNS} FROM {{schema}}.bets LIMIT 0",
+    f"SELECT {ENTRY_COLUMNS} FROM {{schema}}.ledger_entries LIMIT 0",
+)
 
 # What tells that a file was written to since it was born, from which schema version on.
 _WRITTEN = {
@@ -117,6 +125,8 @@ def _read(raw: sqlite3.Connection, path: Path, week: Week, head: int) -> Partiti
     if version > head:
         raise SchemaTooNewError(f"{path} has schema version {version}, this code knows {head}; upgrade it", path=path)
     meta = check_content(raw, path, week)
+    if version == head:
+        check_columns(raw, path)
     return Partition(week, path, meta.state, version, meta.predecessor, meta.successor)
 
 
@@ -135,6 +145,18 @@ def check_content(raw: sqlite3.Connection, path: Path, week: Week, schema: str =
     if meta.week != week:
         raise PartitionDamagedError(f"{path} says it holds {meta.week}", path=path, reason="another week")
     return meta
+
+
+def check_columns(raw: sqlite3.Connection, path: Path, schema: str = "main") -> None:
+    """Raise PartitionDamagedError for a file at the newest schema that has not the columns which queries read."""
+    for sql in _COLUMNS:
+        try:
+            raw.execute(sql.format(schema=schema)).fetchall()
+        except sqlite3.OperationalError as error:
+            if "no such column" not in str(error):
+                raise
+            text = f"{path} has not the columns of a weekly file: {error}"
+            raise PartitionDamagedError(text, path=path, reason="columns") from error
 
 
 def discover(family: Family, head: int) -> Discovery:

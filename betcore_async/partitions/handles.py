@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from betcore_async.errors import PartitionDamagedError
-from betcore_async.partitions.catalog import ask, check_content
+from betcore_async.partitions.catalog import ask, check_columns, check_content
 from betcore_async.partitions.week import Week
 from betcore_async.sqlite.connection import open_raw
 from betcore_async.sqlite.failures import is_interrupt
@@ -51,8 +51,6 @@ class Handle:
     path: Path
     identity: Identity
     """Of the file when it was opened."""
-    fixed: bool
-    """Whether its one snapshot is kept for good."""
 
 
 class HandlesConnection(sqlite3.Connection):
@@ -131,16 +129,16 @@ def _opened(week: Week, path: Path) -> Handle:
         for name, value in _PRAGMAS:
             raw.execute(f"PRAGMA {name} = {value}")
         (mode,) = raw.execute("PRAGMA journal_mode").fetchone()
-        fixed = mode == "delete" and not path.stat().st_mode & stat.S_IWUSR
-        if fixed:
-            raw.execute("BEGIN")
+        if mode == "delete" and not path.stat().st_mode & stat.S_IWUSR:
+            raw.execute("BEGIN")  # of the one snapshot that is kept for good
         check_content(raw, path, week)  # it may have been swapped since the folder was read
+        check_columns(raw, path)
         if identify(path) != identity:
             raise StaleCatalogError
     except BaseException:
         raw.close()
         raise
-    return Handle(raw, path, identity, fixed)
+    return Handle(raw, path, identity)
 
 
 def reaching(week: Week, path: Path, attempt: Callable[[], T]) -> T:

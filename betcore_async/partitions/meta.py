@@ -28,7 +28,7 @@ class PartitionMeta:
     successor: Week | None
 
 
-_READ = "SELECT week, state, predecessor, successor FROM {schema}.partition_meta WHERE id = 1"
+_READ = "SELECT week, state, predecessor, successor, sealed_at FROM {schema}.partition_meta WHERE id = 1"
 
 _WRITE = """
 INSERT INTO partition_meta (id, week, starts_at, ends_at, state, predecessor, created_at)
@@ -43,26 +43,37 @@ def read_meta(raw: sqlite3.Connection, path: Path, schema: str = "main") -> Part
     try:
         row = raw.execute(_READ.format(schema=schema)).fetchone()
     except sqlite3.OperationalError as error:
-        if "no such table" not in str(error):
+        if not str(error).startswith(("no such table", "no such column")):
             raise
         row = None
     if row is None:
         raise PartitionDamagedError(f"{path} does not say which week it holds", path=path, reason="no partition_meta")
-    week, state, predecessor, successor = row
+    week, state, predecessor, successor, sealed_at = row
     try:
         if state not in {PartitionState.LIVE, PartitionState.SEALED}:
             raise ValueError(f"the state {state!r}")
-        return PartitionMeta(
+        meta = PartitionMeta(
             Week(week),
             PartitionState(state),
             Week(predecessor) if predecessor else None,
             Week(successor) if successor else None,
         )
+        _insist_on_sense(meta, sealed_at)
+        return meta
     except (ValueError, TypeError) as error:
         reason = "partition_meta makes no sense"
         raise PartitionDamagedError(
             f"{path} says of itself what cannot be: {error}", path=path, reason=reason
         ) from error
+
+
+def _insist_on_sense(meta: PartitionMeta, sealed_at: object) -> None:
+    """Raise ValueError for what the file's own CHECKs would have refused, and for weeks that are not in order."""
+    sealed = meta.state is PartitionState.SEALED
+    if (meta.successor is not None) is not sealed or (type(sealed_at) is int) is not sealed:
+        raise ValueError(f"{meta.state}, successor {meta.successor}, sealed at {sealed_at!r}")
+    if (meta.predecessor and meta.predecessor >= meta.week) or (meta.successor and meta.successor <= meta.week):
+        raise ValueError(f"predecessor {meta.predecessor}, successor {meta.successor}")
 
 
 def write_meta(raw: sqlite3.Connection, week: Week, predecessor: Week | None, now: int) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 from betcore_async.errors import BetcoreError, PartitionDamagedError, PoolClosedError
-from betcore_async.partitions.catalog import Partition, check_content
+from betcore_async.partitions.catalog import Partition, check_columns, check_content
 from betcore_async.partitions.handles import Handle, HandlesConnection, StaleCatalogError, identify, reaching
 from betcore_async.partitions.week import Week
 from betcore_async.sqlite.connection import Link, connect_memory
@@ -60,6 +60,7 @@ class Scanner:
         try:
             raw.execute(f"PRAGMA {schema}.cache_size = -256")  # it would be 2 MB for each, to no use
             check_content(raw, path, week, schema)  # it may have been swapped since the folder was read
+            check_columns(raw, path, schema)
             if identify(path)[:2] != inode:
                 raise StaleCatalogError
         except BaseException:

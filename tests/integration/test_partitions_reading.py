@@ -196,6 +196,22 @@ def with_another_week(raw):
     raw.execute("UPDATE partition_meta SET week = '2026-W30'")
 
 
+def with_other_columns(raw):
+    raw.execute("ALTER TABLE bets RENAME TO real_bets")
+    raw.execute("CREATE TABLE bets (id, user_id, amount)")
+
+
+def with_weeks_out_of_order(raw):
+    raw.execute("DROP TRIGGER partition_meta_sealed_is_final")
+    raw.execute("UPDATE partition_meta SET predecessor = '9999-W51'")
+
+
+def without_a_word_when_it_was_sealed(raw):
+    raw.execute("DROP TRIGGER partition_meta_sealed_is_final")
+    raw.execute("PRAGMA ignore_check_constraints = ON")
+    raw.execute("UPDATE partition_meta SET sealed_at = iif(sealed_at IS NULL, starts_at, NULL)")
+
+
 def with_a_trigger(raw):
     raw.execute("CREATE TRIGGER more AFTER INSERT ON ledger_entries BEGIN UPDATE users SET balance = balance + 1; END")
 
@@ -210,7 +226,16 @@ def with_one_more_view(raw):
     raw.execute("CREATE TRIGGER through INSTEAD OF INSERT ON of_users BEGIN SELECT 1; END")
 
 
-HOSTILE = [with_a_view, with_a_virtual_table, with_another_owner, with_a_newer_schema, with_another_week]
+HOSTILE = [
+    with_a_view,
+    with_a_virtual_table,
+    with_another_owner,
+    with_a_newer_schema,
+    with_another_week,
+    with_other_columns,
+    with_weeks_out_of_order,
+    without_a_word_when_it_was_sealed,
+]
 
 
 @pytest.mark.parametrize("spoil", [*HOSTILE, with_a_trigger, with_another_trigger, with_one_more_view])
@@ -267,7 +292,9 @@ async def test_a_sealed_file_is_opened_so_that_it_cannot_be_written_or_run_code(
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
-@pytest.mark.parametrize("spoil", [with_a_view, with_a_virtual_table, with_another_owner, with_another_week])
+@pytest.mark.parametrize(
+    "spoil", [with_a_view, with_a_virtual_table, with_another_owner, with_another_week, with_other_columns]
+)
 async def test_a_file_that_is_swapped_for_a_hostile_one_after_the_start_is_not_read(it, spoil, question, tmp_path):
     other = tmp_path / "other.db"
     other.write_bytes(it.file(W[1]).read_bytes())
