@@ -13,7 +13,7 @@ from betcore_async.partitions.merging import Merge, limit_of, merge_of
 from betcore_async.partitions.own_select import refuse
 from betcore_async.partitions.plan import Span
 from betcore_async.partitions.scanner import ATTACH_LIMIT, Scanner
-from betcore_async.partitions.views import Reach, attached_tables, reach_of, reading_only, tables_of, views
+from betcore_async.partitions.views import Reach, attached_tables, reach_of, reading_only, select_rows, tables_of, views
 from betcore_async.partitions.weeks import Weeks
 from betcore_async.sqlite.rows import Row
 from betcore_async.sqlite.transaction import Parameters
@@ -66,7 +66,7 @@ def ask(weeks: Weeks, spans: Sequence[Span], sql: str, parameters: Parameters) -
     reach = reach_of(weeks, spans)
     if len({file.week for file in (*reach.files, reach.newest)}) <= ATTACH_LIMIT:
         with views(weeks.scanner, reach) as raw:
-            return raw.execute(sql, parameters).fetchall()
+            return select_rows(raw, sql, parameters)
     if not reach.whole:
         refuse("weeks missing between them, in which bets of the range may have been decided")
     merge = merge_of(sql)

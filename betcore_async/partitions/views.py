@@ -19,10 +19,13 @@ from betcore_async.partitions.week import Week
 from betcore_async.partitions.weeks import Weeks
 from betcore_async.sqlite.migration_history import insist
 from betcore_async.sqlite.retry import error_code
+from betcore_async.sqlite.rows import Row
+from betcore_async.sqlite.transaction import Parameters
 
 _OPEN = "('pending', 'confirmed')"
 _TERMS = "id, user_id, cell_id, amount, reward_ppm"
 _VIEWS = ("bets", "ledger_entries", "users")
+_REFUSALS = ("not authorized", "cannot modify", "You can only execute one statement")
 
 Schemas = Mapping[Week, str]
 
@@ -102,11 +105,23 @@ def reading_only(raw: sqlite3.Connection) -> Iterator[None]:
         yield
     except sqlite3.DatabaseError as error:
         # Changing a view, a function and a pragma in the shape of a table are refused with a plain SQLITE_ERROR.
-        if error_code(error) == sqlite3.SQLITE_AUTH or str(error).startswith(("not authorized", "cannot modify")):
-            raise PartitionError(f"query() takes one SELECT over {', '.join(_VIEWS)}: {error}") from error
+        if error_code(error) == sqlite3.SQLITE_AUTH or str(error).startswith(_REFUSALS):
+            raise _no_select(str(error)) from error
         raise
     finally:
         raw.set_authorizer(None)
+
+
+def select_rows(raw: sqlite3.Connection, sql: str, parameters: Parameters) -> list[Row]:
+    """Return the rows of the user's own SELECT. Raises PartitionError for a text without one."""
+    cursor = raw.execute(sql, parameters)
+    if cursor.description is None:
+        raise _no_select("there is none")
+    return cursor.fetchall()
+
+
+def _no_select(reason: str) -> PartitionError:
+    return PartitionError(f"query() takes one SELECT over {', '.join(_VIEWS)}: {reason}")
 
 
 def _union(selects: Iterator[str], columns: str) -> str:

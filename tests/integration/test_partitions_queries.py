@@ -318,6 +318,9 @@ FORBIDDEN = [
     "ANALYZE",
     "REINDEX",
     "CREATE VIRTUAL TABLE t USING fts5(x)",
+    "",
+    "-- nothing",
+    "SELECT 1; SELECT 2",
     "WITH n AS (SELECT 1) INSERT INTO w2026_20.users SELECT * FROM n",
 ]
 
