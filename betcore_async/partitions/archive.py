@@ -42,7 +42,8 @@ from betcore_async.tasks import finish, in_thread
 
 T = TypeVar("T")
 
-_SEALED_AT = "SELECT sealed_at FROM {schema}.partition_meta WHERE id = 1"
+# One that does not say when is left to `archive`, which tells it as damaged.
+_SEALED_AT = "SELECT coalesce(sealed_at, starts_at) FROM {schema}.partition_meta WHERE id = 1"
 
 
 class ArchiveProgress(NamedTuple):

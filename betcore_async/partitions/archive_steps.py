@@ -115,6 +115,8 @@ def _examine(work: Work, entry: Partition, live: Week) -> dict[str, Any]:
         raw.row_factory = sqlite3.Row
         raw.execute("PRAGMA trusted_schema = OFF")
         facts = dict(raw.execute(_FACTS).fetchone())
+        if facts["sealed_at"] is None:
+            raise PartitionDamagedError(f"{entry.path} does not say when it was sealed", path=entry.path, reason="seal")
         if facts["sealed_at"] + REPEATS > live.starts_at:
             raise PartitionError(
                 f"{entry.week} was sealed less than seven days before the live week {live} began; "

@@ -28,7 +28,7 @@ class PartitionMeta:
     successor: Week | None
 
 
-_READ = "SELECT week, state, predecessor, successor, sealed_at FROM {schema}.partition_meta WHERE id = 1"
+_READ = "SELECT week, state, predecessor, successor FROM {schema}.partition_meta WHERE id = 1"
 
 _WRITE = """
 INSERT INTO partition_meta (id, week, starts_at, ends_at, state, predecessor, created_at)
@@ -48,7 +48,7 @@ def read_meta(raw: sqlite3.Connection, path: Path, schema: str = "main") -> Part
         row = None
     if row is None:
         raise PartitionDamagedError(f"{path} does not say which week it holds", path=path, reason="no partition_meta")
-    week, state, predecessor, successor, sealed_at = row
+    week, state, predecessor, successor = row
     try:
         if state not in {PartitionState.LIVE, PartitionState.SEALED}:
             raise ValueError(f"the state {state!r}")
@@ -58,7 +58,7 @@ def read_meta(raw: sqlite3.Connection, path: Path, schema: str = "main") -> Part
             Week(predecessor) if predecessor else None,
             Week(successor) if successor else None,
         )
-        _insist_on_sense(meta, sealed_at)
+        _insist_on_sense(meta)
         return meta
     except (ValueError, TypeError) as error:
         reason = "partition_meta makes no sense"
@@ -67,11 +67,10 @@ def read_meta(raw: sqlite3.Connection, path: Path, schema: str = "main") -> Part
         ) from error
 
 
-def _insist_on_sense(meta: PartitionMeta, sealed_at: object) -> None:
-    """Raise ValueError for what the file's own CHECKs would have refused, and for weeks that are not in order."""
-    sealed = meta.state is PartitionState.SEALED
-    if (meta.successor is not None) is not sealed or (type(sealed_at) is int) is not sealed:
-        raise ValueError(f"{meta.state}, successor {meta.successor}, sealed at {sealed_at!r}")
+def _insist_on_sense(meta: PartitionMeta) -> None:
+    """Raise ValueError where only one of state and successor says that it is sealed, or weeks are not in order."""
+    if (meta.successor is not None) is not (meta.state is PartitionState.SEALED):
+        raise ValueError(f"{meta.state}, successor {meta.successor}")
     if (meta.predecessor and meta.predecessor >= meta.week) or (meta.successor and meta.successor <= meta.week):
         raise ValueError(f"predecessor {meta.predecessor}, successor {meta.successor}")
 

@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from weekly_files import ALWAYS, WEEK, W, manager_for, names_in, platform
+from weekly_files import ALWAYS, WEEK, W, direct, manager_for, names_in, platform
 
 from betcore_async.clock import ManualClock
 from betcore_async.config import DatabaseSettings, PartitionSettings
@@ -254,6 +254,19 @@ def in_wal_mode(path):
     with closing(open_raw(path, readonly=False)) as raw:
         raw.execute("PRAGMA journal_mode = WAL")
     return open_raw(path, readonly=False)
+
+
+async def test_a_week_that_does_not_say_when_it_was_sealed_is_told_as_damaged(weeks):
+    path = weeks.file(W[0])
+    path.chmod(0o600)
+    with direct(path) as raw:
+        raw.execute("DROP TRIGGER partition_meta_sealed_is_final")
+        raw.execute("PRAGMA ignore_check_constraints = ON")
+        raw.execute("UPDATE partition_meta SET sealed_at = NULL")
+    assert await weeks.manager.weeks_to_archive(1) == [W[0], W[1], W[2]]
+    with pytest.raises(PartitionDamagedError, match="does not say when it was sealed"):
+        await weeks.manager.archive(W[0])
+    assert path.exists()
 
 
 async def test_a_week_that_others_have_open_goes_and_they_can_read_on(weeks):

@@ -206,10 +206,10 @@ def with_weeks_out_of_order(raw):
     raw.execute("UPDATE partition_meta SET predecessor = '9999-W51'")
 
 
-def without_a_word_when_it_was_sealed(raw):
+def with_a_successor_in_another_state(raw):
     raw.execute("DROP TRIGGER partition_meta_sealed_is_final")
     raw.execute("PRAGMA ignore_check_constraints = ON")
-    raw.execute("UPDATE partition_meta SET sealed_at = iif(sealed_at IS NULL, starts_at, NULL)")
+    raw.execute("UPDATE partition_meta SET successor = iif(successor IS NULL, '2030-W01', NULL)")
 
 
 def with_a_trigger(raw):
@@ -234,7 +234,7 @@ HOSTILE = [
     with_another_week,
     with_other_columns,
     with_weeks_out_of_order,
-    without_a_word_when_it_was_sealed,
+    with_a_successor_in_another_state,
 ]
 
 
