@@ -3,7 +3,7 @@
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 
 from betcore_async.partitions.chain import NOTHING, ChainLink, hash_of, head, links
 from betcore_async.stores.audit_rules import Found
@@ -24,12 +24,21 @@ WHERE position > ? AND position <= ?
 ORDER BY position
 """
 
+# The openings with which a week begins are all that may stand before its first link. Positions count from 1: an entry
+# with a lower one was put where no link looks.
+_BEFORE = """
+SELECT id, position
+FROM {schema}.ledger_entries
+WHERE position <= ? AND (position < 1 OR ref_type <> 'carry_forward')
+ORDER BY position
+"""
+
 _END = "SELECT coalesce(max(position), 0) FROM {schema}.ledger_entries"
 
-_OUTSIDE = """
+_OLDER = """
 SELECT count(*)
 FROM {schema}.ledger_entries
-WHERE ref_type <> 'carry_forward' AND position <= (SELECT upto FROM {schema}.ledger_chain WHERE seq = 0)
+WHERE ref_type <> 'carry_forward' AND position BETWEEN 1 AND ?
 """
 
 
@@ -43,19 +52,36 @@ def faults(raw: sqlite3.Connection, schema: str, start: bytes | None, *, most: i
 
     `start` is the hash with which it has to begin; None where nobody knows.
     """
-    found = list(islice(_broken_links(raw, schema, start), most))
-    first = next(links(raw, schema), NOTHING)
-    begins = first.hash if first.seq == 0 else NOTHING.hash
-    if start is not None and begins != start:
+    first = _beginning(raw, schema)
+    fits = start is None or first.hash == start
+    openings = first.upto if fits and any(first.hash) else 0  # a beginning that is wrong is told as such
+    found = list(islice(chain(_before(raw, schema, openings), _broken_links(raw, schema, start)), most))
+    if start is not None and not fits:
         ended = f"the week before ended at {start.hex()}" if any(start) else "nothing is before it"
-        found.append(Found(GOES_ON, "ledger_chain", "link 0", f"it begins at {begins.hex()}, {ended}"))
+        found.append(Found(GOES_ON, "ledger_chain", "link 0", f"it begins at {first.hash.hex()}, {ended}"))
     return found
 
 
 def entries_outside(raw: sqlite3.Connection, schema: str) -> int:
     """Return how many entries are older than the chain: no link holds them. Openings are not counted."""
-    count: int = raw.execute(_OUTSIDE.format(schema=schema)).fetchone()[0]
+    first = _beginning(raw, schema)
+    if any(first.hash):  # it goes on from a week that had the chain, so none can be older
+        return 0
+    count: int = raw.execute(_OLDER.format(schema=schema), (first.upto,)).fetchone()[0]
     return count
+
+
+def _beginning(raw: sqlite3.Connection, schema: str) -> ChainLink:
+    """Return where the chain of a week begins: its link 0, or nothing."""
+    first = next(links(raw, schema), NOTHING)
+    return first if first.seq == 0 else NOTHING
+
+
+def _before(raw: sqlite3.Connection, schema: str, openings: int) -> Iterator[Found]:
+    """Find what was slipped in before the first link, where `openings` is the position of the last opening."""
+    for identifier, position in raw.execute(_BEFORE.format(schema=schema), (openings,)):
+        detail = f"entry {position} is outside of the chain, which begins behind entry {openings}"
+        yield Found(HOLDS, "ledger_entries", identifier, detail)
 
 
 def _broken_links(raw: sqlite3.Connection, schema: str, start: bytes | None) -> Iterator[Found]:

@@ -138,12 +138,16 @@ async def test_a_vacuum_and_a_copy_by_vacuum_leave_the_chain_whole(weeks):
 
 # Planted faults: statements, week, and what is found: rule, week, subject, in the detail
 EDIT = "UPDATE ledger_entries SET created_at = created_at + 1 WHERE position = {}"
+SLIPPED_IN = (
+    "INSERT INTO ledger_entries SELECT {0}, 'new {0}', user_id, version + 100000 + {0}, amount, balance_after,"
+    " 'deposit', 'x {0}', metadata, created_at FROM ledger_entries WHERE position = 1"
+)
 FAULTS = {
     "an edited entry": (SECOND, EDIT.format(5), [(HOLDS, SECOND, None, "give")]),
     "an entry hidden behind the beginning": (
         SECOND,
         "UPDATE ledger_chain SET upto = 4 WHERE seq = 0",
-        [(HOLDS, SECOND, "link 1", "give")],
+        [(HOLDS, SECOND, None, "entry 4 is outside"), (HOLDS, SECOND, "link 1", "give")],
     ),
     "a deleted entry": (
         THIRD,
@@ -231,6 +235,21 @@ FAULTS = {
             " created_at FROM ledger_entries WHERE position = 1"
         ),
         [(HOLDS, FIRST, "new", "entry 99 is outside")],
+    ),
+    "entries slipped in before the first one": (
+        FIRST,
+        (SLIPPED_IN.format(0), SLIPPED_IN.format(-7)),
+        [(HOLDS, FIRST, "new -7", "entry -7 is outside"), (HOLDS, FIRST, "new 0", "entry 0 is outside")],
+    ),
+    "an entry slipped in before the openings": (
+        SECOND,
+        SLIPPED_IN.format(0),
+        [(HOLDS, SECOND, "new 0", "entry 0 is outside")],
+    ),
+    "an entry slipped in among the openings": (
+        THIRD,
+        ("UPDATE ledger_entries SET position = 0 WHERE position = 2", SLIPPED_IN.format(2)),
+        [(HOLDS, THIRD, None, "entry 0 is outside"), (HOLDS, THIRD, "new 2", "entry 2 is outside")],
     ),
     "a last link that reaches over what is still to come": (
         THIRD,
