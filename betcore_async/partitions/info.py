@@ -59,7 +59,7 @@ class BetPage:
 
     bets: list[Bet]
     next_cursor: Cursor | None
-    """Pass it to the same query for the next page; None when there is nothing more."""
+    """Pass it to the same query for the next page; None when there is none. Behind a full page it may be empty."""
     missing_weeks: tuple[Week, ...]
     """Weeks in the range that could not be read (only with `allow_partial=True`)."""
 

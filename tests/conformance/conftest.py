@@ -1,7 +1,8 @@
 """What a LedgerEngine has to do, whatever it keeps its data in.
 
 The tests of this folder know the protocol, the commands and the models, and nothing of any engine. To hold another one
-to them, write a module beside `on_sqlite.py` that has a `deployment(folder)`, and add its name to ENGINES.
+to them, write a module beside `on_sqlite.py` that has a `deployment(folder)`, and add its name to ENGINES. The one
+of `on_memory.py`, in plain Python, holds the tests themselves to asking for nothing that only SQLite has.
 """
 
 import importlib
@@ -15,7 +16,7 @@ import pytest
 from betcore_async.clock import ManualClock
 from betcore_async.stores import LedgerEngine
 
-ENGINES = ["on_sqlite"]
+ENGINES = ["on_sqlite", "on_memory"]
 
 
 class Deployment(Protocol):

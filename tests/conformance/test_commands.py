@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 import pytest
-from conformance.story import PPM, a_bet, balance, cast, command, create, entries, history, place, state
+from conformance.story import ALWAYS, PPM, a_bet, balance, cast, command, create, entries, history, place, state
 
 from betcore_async.errors import (
     BalanceLimitError,
@@ -17,7 +17,7 @@ from betcore_async.errors import (
     UserExistsError,
     UserNotFoundError,
 )
-from betcore_async.models import MAX_MONEY, TRANSITIONS, BetStatus
+from betcore_async.models import MAX_MONEY, OPEN_STATUSES, TRANSITIONS, BetStatus
 from betcore_async.stores.commands import (
     CancelBet,
     ConfirmBet,
@@ -52,6 +52,9 @@ async def test_money_moves_with_an_entry_for_each_side(engine):
     given = await engine.execute(Transfer(engine.new_id(), ann.id, bob.id, 120))
     assert [entry.amount for entry in (paid_in, paid_out, given)] == [50, -30, -120]
     assert [entry.balance_after for entry in (paid_in, paid_out, given)] == [150, 120, 0]
+    taken = (await engine.entries(bob.id, *ALWAYS, limit=1, newest_first=True))[0]
+    assert (given.metadata, taken.metadata) == ({"to": bob.id}, {"from": ann.id})
+    assert given.ref_id == taken.ref_id
     assert await entries(engine, ann) == [
         ("opening", 100, 100),
         ("deposit", 50, 150),
@@ -122,7 +125,7 @@ async def test_a_bet_takes_its_stake(engine):
 async def test_a_bet_that_cannot_be_paid_is_recorded_and_moves_nothing(engine):
     ann = await create(engine, "ann")
     bet = await engine.execute(a_bet(engine, ann, 1_001))
-    assert bet.status is BetStatus.INSUFFICIENT_FUNDS
+    assert (bet.status, bet.resolved_at) == (BetStatus.INSUFFICIENT_FUNDS, bet.placed_at)
     assert await engine.bet(bet.id) == bet
     assert await engine.user(ann.id) == ann
 
@@ -263,6 +266,31 @@ async def test_a_cell_is_settled_in_numbered_chunks_and_closed(engine, won):
         await engine.execute(SettleChunk("cell", not won, 1))
     assert (await engine.bet(elsewhere)).is_open
     assert await balance(engine, bob) == 980 + 30 * won
+
+
+@pytest.mark.parametrize("won", [True, False])
+async def test_a_cell_decides_its_open_bets_and_no_others(engine, won):
+    ann = await create(engine, "ann", 1_000)
+    bets = {status: await place(engine, ann, 10) for status in (BetStatus.PENDING, *DECISIONS)}
+    bets[BetStatus.INSUFFICIENT_FUNDS] = await place(engine, ann, 10**9)
+    for status, decide in DECISIONS.items():
+        await engine.execute(decide(bets[status]))
+    before = await balance(engine, ann)
+    chunk = await engine.execute(SettleChunk("cell", won, 1))
+    assert (chunk.bets, chunk.payout, chunk.is_last) == (2, 2 * 15 * won, True)
+    assert await balance(engine, ann) == before + 2 * 15 * won
+    decided = BetStatus.WON if won else BetStatus.LOST
+    for status, bet in bets.items():
+        assert (await engine.bet(bet)).status is (decided if status in OPEN_STATUSES else status)
+
+
+async def test_a_chunk_takes_bets_in_the_order_of_their_ids_whichever_was_placed_first(engine):
+    ann = await create(engine, "ann")
+    ids = [engine.new_id() for _ in range(4)]
+    for id_ in ids[::-1]:
+        await engine.execute(PlaceBet(id_, ann.id, "cell", 10, PPM))
+    await engine.execute(SettleChunk("cell", won=False, number=1, size=2))
+    assert [(await engine.bet(id_)).is_open for id_ in ids] == [False, False, True, True]
 
 
 async def test_chunks_are_settled_in_their_order(engine):

@@ -30,7 +30,7 @@ async def three_weeks(deployment, engine):
 
 
 @pytest.mark.parametrize("newest_first", [True, False])
-@pytest.mark.parametrize("limit", [1, 5, 100])
+@pytest.mark.parametrize("limit", [1, 5, 6, 100])
 async def test_pages_of_a_history_show_every_bet_once_in_order(engine, three_weeks, newest_first, limit):
     ann, bets = three_weeks
     seen, cursor = [], None
