@@ -16,7 +16,7 @@ from redis_tools import free_port, kill, until
 
 from betcore_async import Betcore, EmbeddedRedis, Event, ManualClock, OutboxRelay, Settings
 from betcore_async.config import DatabaseSettings, EventSettings, RedisSettings
-from betcore_async.errors import BetcoreError, ModelError
+from betcore_async.errors import BetcoreError, ModelError, RedisOutcomeUnknownError
 from betcore_async.redis import Message, PubSubHub, RedisClient
 from betcore_async.stores import EventKind, outbox
 from betcore_async.stores.events import channel_of
@@ -281,6 +281,45 @@ async def test_while_redis_is_away_events_wait_and_are_told_when_it_is_back(tmp_
         await until(lambda: relay.stats().failures)
         async with EmbeddedRedis(port=port) as back, hub_at(back.url) as other:
             assert [event.id for event in once(await told_to(other, user.id, len(expected)))] == expected
+
+
+class FailingHub(PubSubHub):
+    """Its nth publication fails, before or after the server has it."""
+
+    left, when = 0, ""
+
+    async def publish(self, channel, message, *, durable=False):
+        self.left -= 1
+        fails = self.left == 0
+        if fails and self.when == "before":
+            raise RedisOutcomeUnknownError("no answer came")
+        reached = await super().publish(channel, message, durable=durable)
+        if fails:
+            raise RedisOutcomeUnknownError("no answer came")
+        return reached
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("nth", [1, 4, 9, 12])
+async def test_events_behind_one_that_could_not_be_told_wait_for_it(tmp_path, redis_url, nth, when):
+    async with (
+        RedisClient(RedisSettings.from_url(redis_url)) as client,
+        FailingHub(client) as hub,
+        open_books(tmp_path) as books,
+    ):
+        hub.left, hub.when = nth, when
+        await books.partitions.write(outbox.turn_on)
+        users = [(await books.users.create(wallet, 100)).id for wallet in ("ann", "bob")]
+        for _ in range(5):
+            for user in users:
+                await books.users.deposit(user, 1)
+        async with OutboxRelay(books.partitions, hub) as relay:
+            for user in users:
+                expected = [entry.id for entry in await books.ledger.entries(user, newest_first=False)]
+                events = await told_to(hub, user, len(expected))
+                assert [event.id for event in once(events)] == expected
+            await caught_up(books)
+            assert relay.stats().failures == 1
 
 
 @pytest.mark.parametrize(("nth", "when"), [(1, "before"), (4, "before"), (7, "after"), (10, "after")])
