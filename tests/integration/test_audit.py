@@ -614,6 +614,80 @@ FAULTS = [
 ]
 
 
+def changed(rule, row, table, where, changes):
+    """A fault of the live week for each of the columns that a rule compares."""
+    return [(rule, THIRD, row, [f"UPDATE {table} SET {change} WHERE {where}"]) for change in changes]
+
+
+FAULTS += [
+    *changed(
+        "an open bet goes on in the next week",
+        "second_open",
+        "bets",
+        "id = :second_open",
+        ["user_id = :bob", "cell_id = 'another'", "amount = amount + 1", "placed_at = placed_at - 1"],
+    ),
+    *changed(
+        "an open bet goes on in the next week",
+        "second_confirmed",
+        "bets",
+        "id = :second_confirmed",
+        ["confirmed_at = confirmed_at + 1", "status = 'pending'"],
+    ),
+    *changed(
+        "a closed cell stays closed in the next week",
+        "'a cell'",
+        "cell_settlements",
+        "cell_id = 'a cell'",
+        ["won = 0", "upto = '0'", *(f"{name} = {name} + 1" for name in ("bets", "payout", "unpaid", "settled_at"))],
+    ),
+    *changed(
+        "a balance opens as it closed the week before",
+        "bob",
+        "ledger_entries",
+        "ref_type = 'carry_forward' AND user_id = :bob",
+        ["user_id = :eve"],
+    ),
+    *changed(
+        "a cancelled bet is refunded",
+        "third_cancelled",
+        "ledger_entries",
+        "ref_type = 'refund' AND ref_id = :third_cancelled",
+        ["amount = 99", "user_id = :bob, version = 99"],
+    ),
+    *changed(
+        "a transfer has two sides",
+        "third_transfer",
+        "ledger_entries",
+        "ref_type = 'transfer_in'",
+        ["user_id = :ann, version = 99"],
+    ),
+    *changed("rows lie in their week", "third_confirmed", "bets", "id = :third_confirmed", ["confirmed_at = 5"]),
+    *changed(
+        "the columns of a bet fit its status", "third_open", "bets", "id = :third_open", ["confirmed_at = placed_at"]
+    ),
+    *changed("the columns of a bet fit its status", "third_lost", "bets", "id = :third_lost", ["status = 'void'"]),
+    *changed("the file says which week it is", f"'{THIRD}'", "partition_meta", "id = 1", ["ends_at = starts_at"]),
+    *changed("what is to be told is there", "'3'", "outbox", "seq = 3", ["bet_id = 'nobody'"]),
+    *changed("what is to be told is there", "'2'", "bets", "id = :third_confirmed", ["confirmed_at = NULL"]),
+    *changed("what was told has happened", f"'{THIRD}'", "outbox_cursor", "id = 1", ["seq = 99"]),
+]
+
+# Two chunks of the settled cell: number, verdict and end of each
+FAULTS += [
+    (
+        "a cell is settled one way, chunk after chunk",
+        THIRD,
+        "'a cell'",
+        [
+            f"UPDATE cell_settlements SET is_last = {first_is_last}",
+            f"INSERT INTO cell_settlements VALUES ('a cell', {number}, {won}, '', 0, 0, 0, {is_last}, 0)",
+        ],
+    )
+    for first_is_last, number, won, is_last in [(0, 3, 1, 1), (0, 2, 0, 1), (1, 2, 1, 0)]
+]
+
+
 @pytest.mark.parametrize(
     ("rule", "week", "row", "statements"), FAULTS, ids=[f"{rule} {number}" for number, (rule, *_) in enumerate(FAULTS)]
 )
