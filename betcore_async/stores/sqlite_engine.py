@@ -29,7 +29,7 @@ from betcore_async.stores.commands import (
 )
 from betcore_async.stores.sqlite_commands import Books
 from betcore_async.stores.sqlite_outcomes import replayed, standing
-from betcore_async.stores.sqlite_reads import CLOCK_SKEW, UsedIds
+from betcore_async.stores.sqlite_reads import CLOCK_SKEW, PUNCTUAL, UsedIds
 
 R = TypeVar("R")
 
@@ -56,7 +56,7 @@ class _FreshIds:
     least: str
     """The later of: the greatest id that any of them used, and the first that can be born in this week."""
     limit: str
-    """An id from here on may lie too far in the future."""
+    """An id from here on may lie too far in the future, or have been used in a week that is gone."""
 
 
 class SQLiteLedger:
@@ -129,9 +129,11 @@ class SQLiteLedger:
         fresh = await self._fresh_ids(live)
         if fresh.least < identifier < fresh.limit:
             return None
-        born = born_at(identifier)
-        too_early = born > self._clock() + CLOCK_SKEW
-        if identifier > fresh.least and not too_early:
+        born, now = born_at(identifier), self._clock()
+        too_early = born > now + CLOCK_SKEW
+        # Made just now, it was not used in a week that is gone: that is over.
+        is_doubtful = identifier < fresh.used.doubtful and abs(born - now) > PUNCTUAL
+        if identifier > fresh.least and not (too_early or is_doubtful):
             return None
         since = fresh.used.search_from(born)
         first = await self._partitions.scan(partial(sqlite_reads.find_outcome, identifier=identifier, since=since))
@@ -148,7 +150,8 @@ class SQLiteLedger:
         if fresh is None or fresh.week != live:
             used = await self._partitions.scan(partial(sqlite_reads.used_before, live=live))
             least = max(used.greatest, first_id(live.start))
-            fresh = self._fresh = _FreshIds(live, used, least, first_id(live.start + CLOCK_SKEW))
+            limit = least if used.doubtful > least else first_id(live.start + CLOCK_SKEW)
+            fresh = self._fresh = _FreshIds(live, used, least, limit)
         return fresh
 
     async def _decided_before(self, command: Command[Any], error: BetNotFoundError) -> Any:

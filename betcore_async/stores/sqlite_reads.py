@@ -21,6 +21,9 @@ Catalog = Mapping[Week, Partition]
 CLOCK_SKEW = timedelta(days=7)
 """How far a caller's clock may be ahead of ours: an id is used no earlier than that before it was born."""
 
+PUNCTUAL = timedelta(minutes=1)
+"""How far the time of an id is from ours where the caller's clock is right and the id is used at once."""
+
 _USER_BY = {
     "id": f"SELECT {User.COLUMNS} FROM users WHERE id = ?",
     "wallet_address": f"SELECT {User.COLUMNS} FROM users WHERE wallet_address = ?",
@@ -57,6 +60,8 @@ class UsedIds:
 
     A clock was wrong then, or the next one was made so late that its week was over.
     """
+    doubtful: str
+    """A week that is not here may have used ids up to this one; empty where all are here."""
 
     def search_from(self, born: datetime) -> datetime:
         """Return since when an id that carries the time `born` may have been used."""
@@ -97,7 +102,7 @@ def find_outcome(scanner: Scanner, catalog: Catalog, *, identifier: str, since: 
 
 def used_before(scanner: Scanner, catalog: Catalog, *, live: Week) -> UsedIds:
     """Return what the files before the live week, as far as they are here, tell of the ids that they used."""
-    greatest, latest, ahead_since = "", "", None
+    greatest, latest, doubtful, ahead_since = "", "", "", None
     before: datetime | None = None
     for entry in readable(catalog):
         if entry.week > live:
@@ -107,6 +112,8 @@ def used_before(scanner: Scanner, catalog: Catalog, *, live: Week) -> UsedIds:
         # An id that a week used before the next one was born is looked for there, unless it came from further ahead.
         if ahead_since is None and latest > first_id(born + CLOCK_SKEW):
             ahead_since = before
+        if entry.predecessor in known_missing(catalog):
+            doubtful = first_id(born + CLOCK_SKEW)
         if entry.week == live:
             if entry.predecessor in known_missing(catalog):
                 # It took whatever came until this week was born, which may be long after the week began.
@@ -114,7 +121,7 @@ def used_before(scanner: Scanner, catalog: Catalog, *, live: Week) -> UsedIds:
             break
         before, latest = born, newest_id(scanner.link.raw, schema)
         greatest = max(greatest, latest)
-    return UsedIds(greatest, ahead_since)
+    return UsedIds(greatest, ahead_since, doubtful)
 
 
 def _born(scanner: Scanner, schema: str) -> datetime:

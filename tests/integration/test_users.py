@@ -18,6 +18,7 @@ from betcore_async.errors import (
     UserNotFoundError,
 )
 from betcore_async.models import MAX_MONEY
+from betcore_async.partitions import Week
 
 
 @pytest.fixture
@@ -356,6 +357,34 @@ async def test_an_id_that_a_week_took_when_it_was_overdue_is_not_used_again_wher
     await books.users.deposit(user.id, 10)  # a fresh one needs no week before
     await books.partitions.attach_partition(week, path_of(tmp_path, week.name))
     assert await books.users.deposit(user.id, 10, id=identifier) == first
+
+
+@pytest.mark.parametrize(("late", "weeks"), [(0, 1), (4, 1), (9, 2)])
+async def test_an_id_from_a_clock_that_is_ahead_is_not_used_again_where_its_week_is_gone(tmp_path, late, weeks):
+    clock = ManualClock(NOON)
+    async with open_books(tmp_path, clock) as books:
+        user = await books.users.create("0xabc", 100)
+        clock.advance(timedelta(days=late))  # and nobody rotates
+        identifier = id_born(clock() + timedelta(days=6))
+        first = await books.users.deposit(user.id, 10, id=identifier)
+        for _ in range(weeks):
+            clock.advance(timedelta(days=5))
+            await books.partitions.rotate_to_new_week(books.partitions.current_week.next())
+    gone = path_of(tmp_path, "2026-W47")
+    gone.rename(tmp_path / "gone")
+    async with open_books(tmp_path, clock) as books:
+        with pytest.raises(PartitionMissingError) as caught:
+            await books.users.deposit(user.id, 10, id=identifier)
+        assert caught.value.weeks == (Week("2026-W47"),)
+        made_today = books.engine.new_id()
+        second = await books.users.deposit(user.id, 7, id=made_today)
+        clock.advance(timedelta(minutes=5))
+        again = await books.users.deposit(user.id, 7, id=made_today)  # this week knows it
+        assert (again, again.replayed) == (second, True)
+        (tmp_path / "gone").rename(gone)
+        assert await books.users.deposit(user.id, 10, id=identifier) == first
+        assert await books.ledger.balance(user.id) == 117
+        await books.assert_audit_is_clean()
 
 
 async def test_an_id_from_far_in_the_future_is_refused(books):
