@@ -86,6 +86,25 @@ def _chosen(catalog: Catalog, weeks: Sequence[Week] | None) -> list[Week]:
 
 
 def _audit_week(scanner: Scanner, catalog: Catalog, *, entry: Partition) -> _Audited:
+    raw = scanner.link.raw
+    try:
+        return _looked_at(scanner, catalog, entry)
+    except sqlite3.OperationalError as error:
+        if not _is_no_text(error):
+            raise
+    # Bytes that are no text stand somewhere. Shown as U+FFFD they fit nothing, so that the rules find their row.
+    raw.text_factory = _shown
+    try:
+        return _looked_at(scanner, catalog, entry)
+    finally:
+        raw.text_factory = str
+
+
+def _shown(text: bytes) -> str:
+    return text.decode(errors="replace")
+
+
+def _looked_at(scanner: Scanner, catalog: Catalog, entry: Partition) -> _Audited:
     # As the catalog is now: since the audit began, a week may have been archived or moved away.
     audited = _Audited(catalog.get(entry.week, entry))
     if entry.week not in catalog:
@@ -109,7 +128,7 @@ def _audit_file(scanner: Scanner, catalog: Catalog, audited: _Audited) -> None:
             names["before"] = scanner.attach(before.week, before.path)
         _in_one_snapshot(scanner.link.raw, audited, names)
     except (sqlite3.DatabaseError, PartitionDamagedError) as error:
-        if is_busy(error) or _is_interrupt(error):
+        if is_busy(error) or _is_interrupt(error) or _is_no_text(error):
             raise
         audited.tell(_unreadable(entry, str(error)))
         return
@@ -128,9 +147,9 @@ def _audit_file(scanner: Scanner, catalog: Catalog, audited: _Audited) -> None:
 
 def _used_before(scanner: Scanner, catalog: Catalog, entry: Partition) -> Iterator[tuple[str, Week]]:
     """Find ids of the week in all weeks before it that can be read; of the others their own audit tells."""
-    raw, last = scanner.link.raw, ""
-    while ids := audit_ids.old_ids(raw, scanner.attach(entry.week, entry.path), entry.week, last):
-        last = ids[-1]
+    raw, last = scanner.link.raw, b""
+    while page := audit_ids.old_ids(raw, scanner.attach(entry.week, entry.path), entry.week, last):
+        ids, last = [identifier for identifier, _ in page], page[-1][1]
         for week, earlier in sorted(catalog.items(), key=lambda item: item[0]):
             if week < entry.week and earlier.state is PartitionState.SEALED:
                 for identifier in _used_in(scanner, earlier, ids):
@@ -141,7 +160,7 @@ def _used_in(scanner: Scanner, entry: Partition, ids: list[str]) -> list[str]:
     try:
         return audit_ids.used(scanner.link.raw, scanner.attach(entry.week, entry.path), ids)
     except (sqlite3.DatabaseError, PartitionDamagedError) as error:
-        if is_busy(error) or _is_interrupt(error):
+        if is_busy(error) or _is_interrupt(error) or _is_no_text(error):
             raise
         return []
 
@@ -197,3 +216,7 @@ def _unreadable(entry: Partition, problem: str) -> Found:
 
 def _is_interrupt(error: Exception) -> bool:
     return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT
+
+
+def _is_no_text(error: Exception) -> bool:
+    return "Could not decode to UTF-8" in str(error)

@@ -38,19 +38,24 @@ WHERE ref_id = :id
 LIMIT 1
 """
 
-_OLD = f"""{_USED.format(entries="ref_id > :after AND ref_id < :least", bets="id > :after AND id < :least")}
-ORDER BY id
-LIMIT :most
+# As bytes an id leads on to the next page also where it is no text, and shown as something else.
+_AFTER = "CAST(:after AS TEXT)"
+_OLD = f"""
+SELECT id, CAST(id AS BLOB)
+FROM ({_USED.format(entries=f"ref_id > {_AFTER} AND ref_id < :least", bets=f"id > {_AFTER} AND id < :least")}
+    ORDER BY id
+    LIMIT :most
+)
 """
 
 _GIVEN = "IN (SELECT value FROM json_each(:ids))"
 _THERE = _USED.format(entries=f"ref_id {_GIVEN}", bets=f"id {_GIVEN}")
 
 
-def old_ids(raw: sqlite3.Connection, schema: str, week: Week, after: str) -> list[str]:
-    """Return the next ids behind `after` that an attached week used, and that were born before it."""
+def old_ids(raw: sqlite3.Connection, schema: str, week: Week, after: bytes) -> list[tuple[str, bytes]]:
+    """Return the next ids behind `after` that an attached week used, born before it; each also as bytes."""
     limits = {"after": after, "least": first_id(week.start), "most": AT_A_TIME}
-    return [row[0] for row in raw.execute(_OLD.format(schema=schema), limits)]
+    return [(row[0], row[1]) for row in raw.execute(_OLD.format(schema=schema), limits)]
 
 
 def used(raw: sqlite3.Connection, schema: str, ids: Iterable[str]) -> list[str]:

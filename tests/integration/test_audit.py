@@ -828,6 +828,39 @@ async def test_pages_overwritten_inside_a_file_are_a_violation(story):
     assert FIRST in {found.week for found in report.violations}
 
 
+NO_TEXT = "CAST(x'01ff' AS TEXT)"
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "where", "rule"),
+    [
+        ("ledger_entries", "metadata", "id = :second_deposit", HOLDS),
+        ("ledger_entries", "id", "id = :second_deposit", HOLDS),
+        ("ledger_entries", "ref_id", "id = :second_deposit", HOLDS),
+        ("bets", "id", "id = :second_lost", "a stake has its funded bet"),
+        ("bets", "status", "id = :second_lost", "the columns of a bet fit its status"),
+        ("users", "wallet_address", "id = :bob", "a user goes on in the next week"),
+        ("users", "id", "id = :bob", "a user goes on in the next week"),
+    ],
+)
+async def test_bytes_that_are_no_text_are_found_like_any_other_fault_and_hide_none(story, table, column, where, rule):
+    story.plant(SECOND, f"UPDATE {table} SET {column} = {NO_TEXT} WHERE {where}")
+    story.plant(SECOND, "UPDATE users SET balance = balance + 1 WHERE id = :ann")
+    found = {(violation.week, violation.rule) for violation in (await story.audit()).violations}
+    assert {(SECOND, rule), (SECOND, SUM)} <= found
+    assert "the file can be read" not in {rule for _, rule in found}
+
+
+async def test_an_id_that_is_no_text_does_not_end_the_audit(story, monkeypatch):
+    monkeypatch.setattr(audit_ids, "AT_A_TIME", 1)
+    story.plant(SECOND, f"UPDATE bets SET id = {NO_TEXT} WHERE id = :second_refused")  # which no rule misses
+    assert (await story.audit()).ok
+    story.plant(SECOND, "UPDATE users SET balance = balance + 1 WHERE id = :ann")
+    assert ("balance == sum of entries", SECOND) in {
+        (found.rule, found.week) for found in (await story.audit()).violations
+    }
+
+
 async def test_a_week_that_is_gone_is_named(story):
     path_of(story.folder, SECOND).unlink()
     report = await story.audit()
