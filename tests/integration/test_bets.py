@@ -227,6 +227,26 @@ async def test_a_bet_that_was_never_placed_is_told(books, decide):
     assert caught.value.field == "bet_id"
 
 
+@pytest.mark.parametrize("decide", DECISIONS.values(), ids=DECISIONS)
+async def test_a_bet_placed_just_after_a_decision_did_not_find_it_stays_open(
+    books, user, decide, tmp_path, monkeypatch
+):
+    bet, write = books.engine.new_id(), books.partitions.write
+    async with open_books(tmp_path, books.clock) as others:
+
+        async def write_and_be_overtaken(*arguments, **options):
+            try:
+                return await write(*arguments, **options)
+            except BetNotFoundError:
+                await others.bets.place(user.id, CELL, 10, 1.5, id=bet)
+                raise
+
+        monkeypatch.setattr(books.partitions, "write", write_and_be_overtaken)
+        with pytest.raises(BetNotFoundError):
+            await decide(books, bet)
+    assert (await books.bets.get(bet)).status is BetStatus.PENDING
+
+
 @pytest.mark.parametrize("won", ["lost", "won", 0, 1, None])
 async def test_a_verdict_that_is_not_a_bool_decides_nothing(books, user, won):
     bet = await books.bets.place(user.id, CELL, 100, 1.9)

@@ -15,7 +15,7 @@ from betcore_async.models import BetStatus
 from betcore_async.sqlite.group import GroupCommit
 from betcore_async.stores import CellSettlement
 from betcore_async.stores import bets as bets_module
-from betcore_async.stores.commands import PlaceBet, SettleChunk
+from betcore_async.stores.commands import PlaceBet, PlaceBets, SettleChunk
 
 BETS, SIZE = 6, 2
 PAID = 15
@@ -108,10 +108,10 @@ async def assert_refused(asked_for):
     assert (caught.value.cell_id, caught.value.won) == (CELL, True)
 
 
-async def assert_all_are_won(books, number):
+async def assert_all_are_won(books, number, profitable=None):
     page = await books.bets.history(await user_of(books), limit=100)
     assert [bet.status for bet in page.bets] == [BetStatus.WON] * number
-    assert await books.ledger.balance(await user_of(books)) == 1_000 + 5 * number
+    assert await books.ledger.balance(await user_of(books)) == 1_000 + 5 * (profitable or number)
 
 
 async def test_a_bet_that_is_not_committed_yet_is_decided_by_who_waits_to_settle(books):
@@ -152,6 +152,33 @@ async def test_bets_asked_for_before_and_behind_a_chunk_are_decided_and_refused(
     assert (settled.bets, settled.is_last, last.is_last) == (1, True, True)
     assert isinstance(refused, CellClosedError)
     await assert_all_are_won(one, BETS + 1)
+
+
+async def test_a_batch_that_is_not_committed_yet_is_decided_by_who_waits_to_settle(books):
+    one, other, _ = books
+    batch = PlaceBets((await a_bet(one), await a_bet(one)))
+    async with uncommitted(one, batch) as (placing,):
+        settling = asyncio.create_task(other.bets.settle_cell(CELL, True))
+        await knocks(other, settling)
+    assert all(bet.is_open for bet in await placing)
+    assert await settling == CellSettlement(BETS + 2, PAID * (BETS + 2))
+    await assert_all_are_won(one, BETS + 2)
+
+
+async def test_of_a_batch_that_waits_while_a_chunk_commits_the_bets_of_its_cell_are_refused(books):
+    one, other, _ = books
+    elsewhere = PlaceBet(other.engine.new_id(), await user_of(other), "another", 10, 1_000_000)
+    async with uncommitted(one, chunk(1)) as (settling,):
+        batch = PlaceBets((await a_bet(other), elsewhere, await a_bet(other)))
+        placing = asyncio.create_task(other.engine.execute(batch))
+        await knocks(other, placing)
+    assert (await settling).bets == SIZE
+    refused, placed, also_refused = await placing
+    assert [type(refused), type(also_refused)] == [CellClosedError] * 2
+    assert placed.is_open
+    await one.bets.settle(placed.id, True)  # for what it had cost
+    assert await one.bets.settle_cell(CELL, True) == CellSettlement(BETS, PAID * BETS)
+    await assert_all_are_won(one, BETS + 1, BETS)
 
 
 async def test_a_bet_from_elsewhere_between_two_chunks_is_refused(books):
