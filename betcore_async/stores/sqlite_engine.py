@@ -55,8 +55,10 @@ class _FreshIds:
     used: UsedIds
     least: str
     """The later of: the greatest id that any of them used, and the first that can be born in this week."""
+    certain: str
+    """The later of that and the greatest id that a week which is gone may have used."""
     limit: str
-    """An id from here on may lie too far in the future, or have been used in a week that is gone."""
+    """An id from here on may lie too far in the future."""
 
 
 class SQLiteLedger:
@@ -127,12 +129,12 @@ class SQLiteLedger:
         commands whose ids were born in the new one.
         """
         fresh = await self._fresh_ids(live)
-        if fresh.least < identifier < fresh.limit:
+        if fresh.certain < identifier < fresh.limit:
             return None
         born, now = born_at(identifier), self._clock()
         too_early = born > now + CLOCK_SKEW
         # Made just now, it was not used in a week that is gone: that is over.
-        is_doubtful = identifier < fresh.used.doubtful and abs(born - now) > PUNCTUAL
+        is_doubtful = identifier < fresh.certain and abs(born - now) > PUNCTUAL
         if identifier > fresh.least and not (too_early or is_doubtful):
             return None
         since = fresh.used.search_from(born)
@@ -150,8 +152,8 @@ class SQLiteLedger:
         if fresh is None or fresh.week != live:
             used = await self._partitions.scan(partial(sqlite_reads.used_before, live=live))
             least = max(used.greatest, first_id(live.start))
-            limit = least if used.doubtful > least else first_id(live.start + CLOCK_SKEW)
-            fresh = self._fresh = _FreshIds(live, used, least, limit)
+            certain, limit = max(least, used.doubtful), first_id(live.start + CLOCK_SKEW)
+            fresh = self._fresh = _FreshIds(live, used, least, certain, limit)
         return fresh
 
     async def _decided_before(self, command: Command[Any], error: BetNotFoundError) -> Any:
