@@ -2,11 +2,14 @@
 
 import asyncio
 import contextlib
+import math
 import sqlite3
 from datetime import timedelta
 from fractions import Fraction
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from ledger_files import CELL, NOON, WEEK, id_born, open_books
 
 from betcore_async.errors import (
@@ -20,10 +23,11 @@ from betcore_async.errors import (
     PartitionMissingError,
     UserNotFoundError,
 )
-from betcore_async.models import MAX_MONEY, BetStatus
+from betcore_async.models import MAX_MONEY, MAX_PPM, PPM, BetStatus, payout
 from betcore_async.stores import CellSettlement
 from betcore_async.stores import bets as bets_module
 from betcore_async.stores.commands import SettleChunk
+from betcore_async.stores.sqlite_commands import PAYOUT
 
 
 @pytest.fixture
@@ -539,9 +543,6 @@ async def test_an_unknown_cell_has_nothing_to_settle(books):
 
 
 def test_sqlite_computes_the_same_payout_as_python():
-    from betcore_async.models import payout
-    from betcore_async.stores.sqlite_commands import PAYOUT
-
     with contextlib.closing(sqlite3.connect(":memory:")) as raw:
         raw.execute("CREATE TABLE bets (amount INTEGER, reward_ppm INTEGER) STRICT")
         amounts = [
@@ -565,3 +566,15 @@ def test_sqlite_computes_the_same_payout_as_python():
         raw.executemany("INSERT INTO bets VALUES (?, ?)", pairs)
         for amount, ppm, found in raw.execute(f"SELECT amount, reward_ppm, {PAYOUT} FROM bets"):
             assert (found, type(found)) == (payout(amount, ppm), int)
+
+
+@given(st.data())
+def test_what_sqlite_pays_is_the_floor_of_the_exact_product(data):
+    amount = data.draw(st.integers(1, MAX_MONEY))
+    ppm = data.draw(st.integers(PPM, min(MAX_PPM, max(PPM, MAX_MONEY * PPM // amount))))
+    with contextlib.closing(sqlite3.connect(":memory:")) as raw:
+        raw.execute("CREATE TABLE bets (amount INTEGER, reward_ppm INTEGER) STRICT")
+        raw.execute("INSERT INTO bets VALUES (?, ?)", (amount, ppm))
+        (paid,) = raw.execute(f"SELECT {PAYOUT} FROM bets").fetchone()
+    assert type(paid) is int
+    assert paid == math.floor(Fraction(amount) * Fraction(ppm, PPM))
