@@ -158,7 +158,10 @@ class ChunkSettlement:
     bets: int
     payout: int
     unpaid: tuple[str, ...]
-    """Bets that were won and stay open, because the balance of their user cannot grow so much."""
+    """Bets that were won and stay open, because the balance of their user cannot grow so much.
+
+    A repeat tells those of them that are still open.
+    """
     is_last: bool
     """No open bet of the cell lies behind this chunk."""
     replayed: bool = field(default=False, compare=False)

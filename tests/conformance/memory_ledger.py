@@ -219,7 +219,9 @@ class MemoryLedger:
         if cell.won is not command.won:
             raise CellClosedError("it was settled the other way", cell_id=command.cell_id, won=cell.won)
         if command.number <= len(cell.chunks):
-            return replace(cell.chunks[command.number - 1], replayed=True)
+            first = cell.chunks[command.number - 1]
+            still_open = tuple(bet for bet in first.unpaid if self.world.bets[bet].is_open)
+            return replace(first, unpaid=still_open, replayed=True)
         if command.number > len(cell.chunks) + 1:
             raise ModelError("it comes before the one that it follows", field="number")
         if cell.chunks and cell.chunks[-1].is_last:

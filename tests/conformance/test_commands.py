@@ -335,6 +335,23 @@ async def test_chunks_that_come_again_tell_of_their_own_unpaid_bets_alone(engine
         assert again.replayed
 
 
+@pytest.mark.parametrize("weeks", [0, 1])
+async def test_a_chunk_that_comes_again_tells_of_the_unpaid_bets_that_are_still_open(deployment, engine, weeks):
+    rich = await create(engine, "rich", MAX_MONEY)
+    bets = [await place(engine, rich, 10) for _ in range(4)]
+    await engine.execute(Deposit(engine.new_id(), rich.id, 40))
+    wanted = SettleChunk("cell", True, 1)
+    first = await engine.execute(wanted)
+    assert (first.bets, first.unpaid) == (0, tuple(bets))
+    await engine.execute(Withdraw(engine.new_id(), rich.id, 100))
+    for bet, decide in zip(bets, DECISIONS.values(), strict=True):
+        await engine.execute(decide(bet))
+    for _ in range(weeks):
+        await deployment.end_week(engine)
+    again = await engine.execute(wanted)
+    assert (again.bets, again.unpaid, again.is_last, again.replayed) == (0, (bets[0],), True, True)  # confirmed is open
+
+
 @pytest.mark.parametrize("won", [True, False])
 async def test_behind_the_last_chunk_of_a_cell_there_is_nothing(engine, won):
     ann = await create(engine, "ann")
