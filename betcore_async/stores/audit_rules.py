@@ -124,6 +124,14 @@ FROM {this}.ledger_entries AS entries
 CROSS JOIN {this}.partition_meta AS meta
 WHERE ref_type = 'carry_forward' AND predecessor IS NULL
 """,
+    "what is carried forward was written with its week": """
+SELECT 'ledger_entries', opening.id, 'written at ' || opening.created_at || ', its week was made at '
+    || meta.created_at || ', metadata ' || coalesce(opening.metadata, 'none')
+FROM {this}.ledger_entries AS opening
+CROSS JOIN {this}.partition_meta AS meta
+WHERE opening.ref_type = 'carry_forward'
+  AND (opening.created_at <> meta.created_at OR opening.metadata IS NOT NULL)
+""",
     "a settled cell has no open bets": """
 SELECT 'cell_settlements', cell_id, open || ' open bets, of which ' || unpaid || ' could not be paid'
 FROM (

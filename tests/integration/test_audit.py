@@ -649,6 +649,13 @@ FAULTS += [
         ["user_id = :eve"],
     ),
     *changed(
+        "what is carried forward was written with its week",
+        "(SELECT id FROM ledger_entries WHERE ref_type = 'carry_forward' AND user_id = :bob)",
+        "ledger_entries",
+        "ref_type = 'carry_forward' AND user_id = :bob",
+        ["created_at = created_at + 1", "metadata = '{}'"],
+    ),
+    *changed(
         "a cancelled bet is refunded",
         "third_cancelled",
         "ledger_entries",
