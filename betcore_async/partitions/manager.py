@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import random
 import sqlite3
 from collections.abc import Awaitable, Callable, Collection
 from datetime import timedelta
@@ -37,6 +38,10 @@ from betcore_async.tasks import finish
 
 T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True)
+
+FINALIZE_ATTEMPTS = 15
+FINALIZE_PAUSE = 0.05
+"""Seconds at most before the second attempt, twice as long before each further one; the last come after minutes."""
 
 SCANNERS = 2
 """Threads that read weekly files at the same time."""
@@ -235,11 +240,20 @@ class PartitionManager(PartitionArchive):
             task.add_done_callback(reading.retiring.discard)
 
     async def _retire(self, left: LiveWeek, reading: Reading) -> None:
-        """Close a week's pool once its last reads are done, and make a plain read-only file of it."""
+        """Close a week's pool once its last reads are done, and make a plain read-only file of it.
+
+        That takes a moment in which nobody has it open, here or in another process, and all of them go on to ask it.
+        """
         await left.pool.close()
-        with contextlib.suppress(PoolClosedError):  # closed with all the others
-            await reading.scanners.forget(left.week)
-        await reading.desk.run(lambda _: finalize(left.path))
+        with reading.scanners.passing(left.week):
+            for attempt in range(FINALIZE_ATTEMPTS):
+                with contextlib.suppress(PoolClosedError):  # closed with all the others
+                    await reading.scanners.forget(left.week)
+                if await reading.desk.run(lambda _: finalize(left.path) or not left.path.exists()):
+                    return
+                # By chance, lest processes that all try it are in each other's way each time.
+                if await reading.scanners.closing_within(FINALIZE_PAUSE * 2**attempt * random.random()):  # noqa: S311
+                    return
 
     # Rotation
 

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import sqlite3
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -104,7 +104,8 @@ class Scanners:
         self._mergers = asyncio.Semaphore(limit)
         self._merging: dict[Link, asyncio.Future[None]] = {}
         """Of questions that take several hops; each future is done when the question is."""
-        self._closing = False
+        self._passing: frozenset[Week] = frozenset()
+        self._closing = asyncio.Event()
         self._closed = False
 
     async def run(self, function: Callable[[Scanner], T], *, under_way: bool = False) -> T:
@@ -119,14 +120,15 @@ class Scanners:
 
     async def _run(self, function: Callable[[Scanner], T], *, under_way: bool) -> T:
         async with self._turns:
-            if self._closed or (self._closing and not under_way):
+            if self._closed or (self._closing.is_set() and not under_way):
                 raise PoolClosedError("the partitions are closed")
             scanner = next((scanner for scanner in self._scanners if not scanner.lock.locked()), None)
             if scanner is None:
                 scanner = await self._open()
             async with self._clean_or_destroyed(scanner):
                 if scanner in self._scanners:
-                    return await scanner.link.run(lambda raw: _call(function, scanner, raw))
+                    passing = self._passing
+                    return await scanner.link.run(lambda raw: _call(function, scanner, raw, passing))
         return await self._run(function, under_way=under_way)  # somebody whose turn was before ours has destroyed it
 
     @contextlib.asynccontextmanager
@@ -136,7 +138,7 @@ class Scanners:
         As many at a time as there are scanners; others wait. Whoever is in here may finish before `close` closes.
         """
         async with self._mergers:
-            if self._closing:
+            if self._closing.is_set():
                 raise PoolClosedError("the partitions are closed")
             link, ended = await connect_memory(), asyncio.get_running_loop().create_future()
             self._merging[link] = ended
@@ -184,9 +186,25 @@ class Scanners:
                 if scanner in self._scanners:
                     await scanner.link.run(lambda _, scanner=scanner: scanner.detach(week))  # type: ignore[misc]
 
+    @contextlib.contextmanager
+    def passing(self, week: Week) -> Iterator[None]:
+        """Have the week's file open for no longer than a question takes: it can be finalized in between."""
+        self._passing |= {week}
+        try:
+            yield
+        finally:
+            self._passing -= {week}
+
+    async def closing_within(self, seconds: float) -> bool:
+        """Sleep for so long, or until `close` is called; tells whether it was."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._closing.wait()
+        return self._closing.is_set()
+
     async def close(self) -> None:
         """Let running queries finish within ten seconds, interrupt the rest, close everything."""
-        self._closing = True
+        self._closing.set()
         deadline = asyncio.get_running_loop().time() + CLOSE_TIMEOUT
         if self._merging:
             await asyncio.wait(self._merging.values(), timeout=CLOSE_TIMEOUT)
@@ -217,13 +235,15 @@ def _too_late() -> PoolClosedError:
     return PoolClosedError("the partitions were closed before this query was done")
 
 
-def _call(function: Callable[[Scanner], T], scanner: Scanner, raw: sqlite3.Connection) -> T:
+def _call(function: Callable[[Scanner], T], scanner: Scanner, raw: sqlite3.Connection, passing: frozenset[Week]) -> T:
     try:
         return function(scanner)
     finally:
         scanner.end_question()
         if raw.in_transaction:  # it would see the files as they are now for ever
             insist(raw, "ROLLBACK")
+        for week in passing:
+            scanner.detach(week)
 
 
 def deny_all_but_reading(action: int, *_: str | None) -> int:

@@ -118,7 +118,7 @@ class SQLiteLedger:
     def _earlier(self, command: Command[Any], identifier: str, live: Week) -> Awaitable[Any] | None:
         """Ask the weeks before the live one about a command; None where they cannot know its id, as of nearly all."""
         fresh = self._fresh
-        if fresh is not None and fresh.week == live and fresh.least < identifier < fresh.limit:
+        if fresh is not None and fresh.week == live and fresh.certain < identifier < fresh.limit:
             return None
         return self._ask_earlier_weeks(command, identifier, live)
 

@@ -434,6 +434,29 @@ async def test_the_retired_week_becomes_a_plain_file_once_nobody_reads_it(it):
     assert await it.manager.count_bets(*ALWAYS) == 0
 
 
+async def test_the_retired_week_becomes_a_plain_file_though_several_go_on_to_ask_it(it):
+    user_id = await user_with_bets(it)
+    async with platform(it.folder) as other:
+
+        async def ask_again_and_again(one: Platform) -> None:
+            while not finalized():
+                assert len((await one.manager.query_bets(user_id, *ALWAYS)).bets) >= 5
+                await asyncio.sleep(0.005)  # longer than a question takes
+
+        def finalized() -> bool:
+            return it.file(W[0]).stat().st_mode & 0o777 == 0o400
+
+        await it.next_week()
+        other.clock.now = it.clock.now
+        await asyncio.gather(*(one.bets.place(user_id, "cell", 1, 2.0) for one in (it, other)))  # looks for ids in it
+        async with asyncio.timeout(60):
+            await asyncio.gather(*(ask_again_and_again(one) for one in (it, other)))
+        assert not it.file(W[0]).with_name(it.file(W[0]).name + "-wal").exists()
+        await until(lambda: not it.manager._reading.retiring and not other.manager._reading.retiring)
+        for one in (it, other):  # kept open from now on
+            assert len((await one.manager.query_bets(user_id, *ALWAYS)).bets) == 7
+
+
 async def test_finalizing_races_readers_without_an_error(it):
     user_id = await user_with_bets(it)
     await it.next_week()
