@@ -102,7 +102,12 @@ class BetStatus(StrEnum):
     INSUFFICIENT_FUNDS = "insufficient_funds"
 
 
-_STATUS_OF_TEXT = {str(status): status for status in BetStatus}
+class _Statuses(dict[str, BetStatus]):
+    def __missing__(self, text: str) -> BetStatus:
+        raise ModelError(f"a row of a bet has the status {text!r}, which is none", field="status")
+
+
+_STATUS_OF_TEXT = _Statuses({str(status): status for status in BetStatus})
 OPEN_STATUSES = frozenset({BetStatus.PENDING, BetStatus.CONFIRMED})
 
 _SETTLED = frozenset({BetStatus.WON, BetStatus.LOST, BetStatus.CANCELLED})

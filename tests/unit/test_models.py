@@ -260,6 +260,13 @@ def test_a_model_from_a_row_is_in_every_way_what_a_checked_one_is():
         made.amount = 7
 
 
+def test_a_row_with_a_status_that_is_none_is_a_model_error_that_shows_it():
+    row = ("b", "u", "c", 100, 1_900_000, "paid", 1_764_000_000_000_000, None, None)
+    with pytest.raises(ModelError, match="'paid'") as caught:
+        Bet.from_rows([row])
+    assert caught.value.field == "status"
+
+
 @pytest.mark.parametrize(
     ("rate", "ppm"), [(1, PPM), (2, 2 * PPM), (1.0000005, PPM), (1.0000015, PPM + 2), (Float64(1.13), 1_130_000)]
 )
