@@ -237,13 +237,14 @@ def _too_late() -> PoolClosedError:
 
 def _call(function: Callable[[Scanner], T], scanner: Scanner, raw: sqlite3.Connection, passing: frozenset[Week]) -> T:
     try:
-        return function(scanner)
+        answer = function(scanner)
     finally:
         scanner.end_question()
         if raw.in_transaction:  # it would see the files as they are now for ever
             insist(raw, "ROLLBACK")
-        for week in passing:
-            scanner.detach(week)
+    for week in passing:
+        scanner.detach(week)
+    return answer
 
 
 def deny_all_but_reading(action: int, *_: str | None) -> int:
