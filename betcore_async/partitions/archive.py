@@ -122,18 +122,11 @@ class PartitionArchive(PartitionRouter):
             if entry.archived is not None:
                 return _told(entry.archived, performed=False)
             self._insist_sealed(entry)
-            await self._calm(week)
+            await self._opened().calm(week)
             live, now = live_week(self._catalog), to_microseconds(self._clock())
             manifest, seen = await self._work(lambda work: put_away(work, entry, live, now), on_progress)
             await finish(self._let_go(entry, manifest, seen))
             return _told(manifest, performed=True)
-
-    async def _calm(self, week: Week) -> None:
-        """Let nothing of ours keep a week that was just sealed from becoming a plain read-only file."""
-        reading = self._opened()
-        await reading.scanners.forget(week)
-        if reading.retiring:
-            await asyncio.wait(reading.retiring)
 
     def _known(self, week: Week) -> Partition:
         entry = self._catalog.get(week)

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import random
 import sqlite3
 from collections.abc import Awaitable, Callable, Collection
 from datetime import timedelta
@@ -26,8 +25,9 @@ from betcore_async.partitions.files import ROTATION
 from betcore_async.partitions.info import RotationReport
 from betcore_async.partitions.live import LiveFile, LiveWeek
 from betcore_async.partitions.meta import PartitionState
+from betcore_async.partitions.reading import Reading
 from betcore_async.partitions.rotation import check_clock, finalize, rotate
-from betcore_async.partitions.scanner import Reading, Scanners
+from betcore_async.partitions.scanner import Scanners
 from betcore_async.partitions.staging import Step
 from betcore_async.partitions.startup import migrate, put_in_order, refuse_foreign_code
 from betcore_async.partitions.week import Week
@@ -38,10 +38,6 @@ from betcore_async.tasks import finish
 
 T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True)
-
-FINALIZE_ATTEMPTS = 15
-FINALIZE_PAUSE = 0.05
-"""Seconds at most before the second attempt, twice as long before each further one; the last come after minutes."""
 
 SCANNERS = 2
 """Threads that read weekly files at the same time."""
@@ -137,7 +133,7 @@ class PartitionManager(PartitionArchive):
             closing.callback(self._stop_reading)
             closing.push_async_callback(reading.desk.close)
             closing.push_async_callback(self._finalize_sealed, reading)
-            closing.push_async_callback(_all_done, reading.retiring)
+            closing.push_async_callback(reading.stop_retiring)
             # Before the writer, which as the last one to close takes -wal and -shm away; a reader would leave them.
             closing.push_async_callback(live.close)
             closing.push_async_callback(reading.scanners.close)
@@ -234,26 +230,7 @@ class PartitionManager(PartitionArchive):
 
         # Where it is closed meanwhile there is nothing to follow; the caller will find that out by itself.
         if self._live is not None and await self._live.follow(left, find):
-            reading = self._opened()
-            task = asyncio.create_task(self._retire(left, reading))
-            reading.retiring.add(task)
-            task.add_done_callback(reading.retiring.discard)
-
-    async def _retire(self, left: LiveWeek, reading: Reading) -> None:
-        """Close a week's pool once its last reads are done, and make a plain read-only file of it.
-
-        That takes a moment in which nobody has it open, here or in another process, and all of them go on to ask it.
-        """
-        await left.pool.close()
-        with reading.scanners.passing(left.week):
-            for attempt in range(FINALIZE_ATTEMPTS):
-                with contextlib.suppress(PoolClosedError):  # closed with all the others
-                    await reading.scanners.forget(left.week)
-                if await reading.desk.run(lambda _: finalize(left.path) or not left.path.exists()):
-                    return
-                # By chance, lest processes that all try it are in each other's way each time.
-                if await reading.scanners.closing_within(FINALIZE_PAUSE * 2**attempt * random.random()):  # noqa: S311
-                    return
+            self._opened().retire(left)
 
     # Rotation
 
@@ -308,8 +285,3 @@ class PartitionManager(PartitionArchive):
     def stats(self) -> PoolStats:
         """Return the counters of the live week's pool."""
         return self._writing().current.pool.stats()
-
-
-async def _all_done(tasks: set[asyncio.Task[None]]) -> None:
-    while tasks:
-        await asyncio.wait(tasks)

@@ -1,6 +1,5 @@
 """PartitionRouter: questions that reach over several weeks, answered from as few files and thread hops as possible."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from datetime import datetime
 from functools import partial
@@ -29,8 +28,9 @@ from betcore_async.partitions.migrating import at_version, is_news, move_each
 from betcore_async.partitions.own_sql import InGroups
 from betcore_async.partitions.plan import Catalog, live_week
 from betcore_async.partitions.question import Cursor, cursor_of, size_of, status_of, text_of
+from betcore_async.partitions.reading import Reading
 from betcore_async.partitions.rotation import make_whole
-from betcore_async.partitions.scanner import Reading, Scanner
+from betcore_async.partitions.scanner import Scanner
 from betcore_async.partitions.stream import Part, PartQuery, next_part
 from betcore_async.partitions.totals import BetTotals, TotalsQuery, totals
 from betcore_async.partitions.week import Week
@@ -122,9 +122,7 @@ class PartitionRouter:
             ours = entry.state is PartitionState.SEALED and self._elsewhere.pop(week, None) is None
             self._detached[week] = entry.path if ours else None
             self._catalog = {known: other for known, other in self._catalog.items() if known != week}
-        await reading.scanners.forget(week)
-        if reading.retiring:
-            await asyncio.wait(reading.retiring)
+        await reading.calm(week)
         file = self._detached.get(week)
         if file is not None and file.exists() and not await self._at_desk(lambda: make_whole(file)):
             raise PartitionError(

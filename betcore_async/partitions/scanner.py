@@ -9,7 +9,6 @@ import contextlib
 import sqlite3
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar, cast
@@ -105,7 +104,7 @@ class Scanners:
         self._merging: dict[Link, asyncio.Future[None]] = {}
         """Of questions that take several hops; each future is done when the question is."""
         self._passing: frozenset[Week] = frozenset()
-        self._closing = asyncio.Event()
+        self._closing = False
         self._closed = False
 
     async def run(self, function: Callable[[Scanner], T], *, under_way: bool = False) -> T:
@@ -120,7 +119,7 @@ class Scanners:
 
     async def _run(self, function: Callable[[Scanner], T], *, under_way: bool) -> T:
         async with self._turns:
-            if self._closed or (self._closing.is_set() and not under_way):
+            if self._closed or (self._closing and not under_way):
                 raise PoolClosedError("the partitions are closed")
             scanner = next((scanner for scanner in self._scanners if not scanner.lock.locked()), None)
             if scanner is None:
@@ -138,7 +137,7 @@ class Scanners:
         As many at a time as there are scanners; others wait. Whoever is in here may finish before `close` closes.
         """
         async with self._mergers:
-            if self._closing.is_set():
+            if self._closing:
                 raise PoolClosedError("the partitions are closed")
             link, ended = await connect_memory(), asyncio.get_running_loop().create_future()
             self._merging[link] = ended
@@ -195,16 +194,9 @@ class Scanners:
         finally:
             self._passing -= {week}
 
-    async def closing_within(self, seconds: float) -> bool:
-        """Sleep for so long, or until `close` is called; tells whether it was."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._closing.wait()
-        return self._closing.is_set()
-
     async def close(self) -> None:
         """Let running queries finish within ten seconds, interrupt the rest, close everything."""
-        self._closing.set()
+        self._closing = True
         deadline = asyncio.get_running_loop().time() + CLOSE_TIMEOUT
         if self._merging:
             await asyncio.wait(self._merging.values(), timeout=CLOSE_TIMEOUT)
@@ -218,17 +210,6 @@ class Scanners:
             await scanner.link.close()
         for link in list(self._merging):
             await link.close()
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What is open while weekly files are read."""
-
-    desk: Link
-    """A thread for work on the folder and on single files."""
-    scanners: Scanners
-    retiring: set[asyncio.Task[None]] = field(default_factory=set)
-    """What closes the pools of weeks that were just sealed."""
 
 
 def _too_late() -> PoolClosedError:

@@ -21,6 +21,7 @@ from betcore_async.errors import (
     BusyTimeoutError,
     CommitOutcomeUnknownError,
     PartitionDamagedError,
+    PartitionError,
     PoolClosedError,
     RotationError,
     StorageFullError,
@@ -455,6 +456,28 @@ async def test_the_retired_week_becomes_a_plain_file_though_several_go_on_to_ask
         await until(lambda: not it.manager._reading.retiring and not other.manager._reading.retiring)
         for one in (it, other):  # kept open from now on
             assert len((await one.manager.query_bets(user_id, *ALWAYS)).bets) == 7
+
+
+@pytest.mark.parametrize("ends", ["detached", "closed"])
+async def test_a_week_that_somebody_keeps_open_holds_nobody_up(it, ends):
+    user_id = await user_with_bets(it)
+    with direct(it.file(W[0])) as raw:
+        raw.execute("BEGIN")
+        raw.execute("SELECT count(*) FROM bets").fetchone()
+        await it.next_week()
+        assert len((await it.manager.query_bets(user_id, *ALWAYS)).bets) == 5
+        assert it.manager._reading.retiring.keys() == {W[0]}
+        async with asyncio.timeout(10):
+            if ends == "closed":
+                await it.manager.close()
+            else:
+                with pytest.raises(PartitionError, match="cannot be moved yet"):
+                    await it.manager.detach_partition(W[0])
+                assert not it.manager._reading.retiring
+    assert it.file(W[0]).stat().st_mode & 0o777 == 0o600
+    if ends == "detached":
+        await it.manager.detach_partition(W[0])
+        assert it.file(W[0]).stat().st_mode & 0o777 == 0o400
 
 
 async def test_finalizing_races_readers_without_an_error(it):

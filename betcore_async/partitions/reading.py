@@ -1,0 +1,53 @@
+"""What is open while weekly files are read, and how a week that was just sealed becomes a plain read-only file."""
+
+import asyncio
+import contextlib
+import random
+
+from betcore_async.errors import PoolClosedError
+from betcore_async.partitions.live import LiveWeek
+from betcore_async.partitions.rotation import finalize
+from betcore_async.partitions.scanner import Scanners
+from betcore_async.partitions.week import Week
+from betcore_async.sqlite.connection import Link
+from betcore_async.tasks import finish, stop
+
+ATTEMPTS = 15
+PAUSE = 0.05
+"""Seconds at most before the second attempt to finalize a week, twice as long before each further one: the last come
+after minutes. What is left then is done when the process ends, or the next one starts."""
+
+
+class Reading:
+    def __init__(self, desk: Link, scanners: Scanners) -> None:
+        self.desk = desk
+        """A thread for work on the folder and on single files."""
+        self.scanners = scanners
+        self.retiring: dict[Week, asyncio.Task[None]] = {}
+        """Weeks that were just sealed."""
+
+    def retire(self, left: LiveWeek) -> None:
+        """Begin to close a week's pool, and to make a plain read-only file of it."""
+        self.retiring[left.week] = task = asyncio.create_task(self._retire(left))
+        task.add_done_callback(lambda _: self.retiring.pop(left.week))
+
+    async def _retire(self, left: LiveWeek) -> None:
+        # It takes a moment in which nobody has the file open, here or in another process, and all go on to ask it.
+        with self.scanners.passing(left.week):
+            await finish(left.pool.close())  # not cut off: its last reads may still run
+            for attempt in range(ATTEMPTS):
+                with contextlib.suppress(PoolClosedError):  # in this moment, with all the others
+                    await self.scanners.forget(left.week)
+                if await self.desk.run(lambda _: finalize(left.path) or not left.path.exists()):
+                    return
+                # By chance, lest processes that all try it are in each other's way each time.
+                await asyncio.sleep(PAUSE * 2**attempt * random.random())  # noqa: S311
+
+    async def calm(self, week: Week) -> None:
+        """Let nothing of ours have a sealed week open, or work on it, so that it may be moved."""
+        await self.scanners.forget(week)
+        await stop(self.retiring.get(week))
+
+    async def stop_retiring(self) -> None:
+        """Close the pools of weeks that were just sealed, and leave their files as they are."""
+        await stop(*self.retiring.values())
