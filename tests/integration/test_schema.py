@@ -301,7 +301,7 @@ async def test_daily_work_never_scans_a_table_or_sorts_a_history(tmp_path, plans
         assert len(statements) > 1, work
         for sql, plan in statements.items():
             slow = [part for part in plan if part.startswith("SCAN ") and not harmless.match(part)]
-            assert not slow, (work, sql, plan)
+            assert not slow or sql.endswith(" LIMIT 0"), (work, sql, plan)  # that asks for columns, and reads no row
             assert not any("TEMP B-TREE FOR ORDER BY" in part for part in plan), (work, sql, plan)
 
 
