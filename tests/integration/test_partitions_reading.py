@@ -118,6 +118,20 @@ async def test_pages_across_rotations_show_every_bet_once(limit, newest_first, r
     assert set(placed[:7]) <= set(found)
 
 
+@pytest.mark.parametrize("newest_first", [True, False])
+async def test_weeks_before_an_account_was_opened_are_not_looked_at(it, newest_first, monkeypatch):
+    late = await it.users.create("0xdef", 100)
+    bet = await it.bets.place(late.id, "cell", 5, 2.0)
+    looked, handle = [], HandlesConnection.handle
+    monkeypatch.setattr(HandlesConnection, "handle", lambda hub, *file: looked.append(file[0]) or handle(hub, *file))
+    page = await it.manager.query_bets(late.id, *ALWAYS, newest_first=newest_first)
+    assert [found.id for found in page.bets] == [bet.id]
+    assert set(looked) <= {W[3], W[2] if newest_first else W[0]}  # the second for not knowing yet
+    looked.clear()
+    assert (await it.manager.query_bets("nobody", *ALWAYS, newest_first=newest_first)).bets == []
+    assert set(looked) <= {W[3], W[0]}
+
+
 async def test_no_more_files_are_open_than_the_bound_allows(it, monkeypatch):
     monkeypatch.setattr(handles, "HANDLE_LIMIT", 2)
     for week in W[:4]:
