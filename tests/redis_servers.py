@@ -61,6 +61,10 @@ class Server:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None
+
     def start(self) -> None:
         """Start it; on Linux it dies with the thread that calls this."""
         self._folder.mkdir(mode=0o700, exist_ok=True)

@@ -255,10 +255,23 @@ async def test_a_frozen_master_holds_up_nobody_else(servers, unique):
         servers.until_settled()
 
 
-async def test_after_a_master_was_killed_its_replica_serves(servers, client, unique):
-    keys = [f"{unique}:{number}" for number in range(30)]
+@pytest.fixture
+def mortal(servers):
+    """The server that has a replica; whatever a test does to it, the next one finds the cluster whole."""
     (replica,) = (server for server in servers.servers if server.ask("ROLE")[0] == b"slave")
     victim = next(server for server in servers.servers if server.port == replica.ask("ROLE")[2])
+    yield victim, replica
+    replica.ask("CONFIG", "SET", "cluster-replica-no-failover", "no")
+    if not victim.is_running:
+        victim.start()
+    if replica.ask("ROLE")[0] == b"master":
+        victim.eventually(lambda reply: reply[0] == b"slave" and reply[3] == b"connected", "ROLE")
+    servers.until_settled()
+
+
+async def test_after_a_master_was_killed_its_replica_serves(servers, client, mortal, unique):
+    keys = [f"{unique}:{number}" for number in range(30)]
+    victim, replica = mortal
     outcomes = {}
     is_killed = False
     resumed = set()
@@ -287,13 +300,15 @@ async def test_after_a_master_was_killed_its_replica_serves(servers, client, uni
             for key in keys:
                 group.create_task(write(key))
             await until(lambda: len(outcomes) > 100)
+            replica.ask("CONFIG", "SET", "cluster-replica-no-failover", "yes")
             await asyncio.to_thread(victim.kill)
             is_killed = True
             (told,) = await take(calm, 1)
             await hub.publish(calm.channels[0], 1)
             assert payloads(await take(calm, 1)) == [1]
             assert isinstance(told, Reconnected)
-            assert struck not in resumed  # told and served long before the replica took over
+            assert struck not in resumed  # told and served before the replica took over
+            replica.ask("CONFIG", "SET", "cluster-replica-no-failover", "no")
         await hub.publish(mourning.channels[0], 2, durable=True)
         told, message = await take(mourning, 2)
         assert isinstance(told, Reconnected)
@@ -304,10 +319,6 @@ async def test_after_a_master_was_killed_its_replica_serves(servers, client, uni
         sure = [number for (name, number), outcome in outcomes.items() if name == key and is_refused(outcome)]
         assert not set(sure) & set(written)  # what surely had no effect had none
     assert (await client.health()).ok
-
-    victim.start()
-    victim.eventually(lambda reply: reply[0] == b"slave" and reply[3] == b"connected", "ROLE")
-    servers.until_settled()
 
 
 def is_refused(outcome):
