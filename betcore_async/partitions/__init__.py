@@ -6,6 +6,7 @@ from betcore_async.partitions.info import BetCount, BetPage, PartitionInfo, Quer
 from betcore_async.partitions.manager import PartitionManager
 from betcore_async.partitions.meta import PartitionState
 from betcore_async.partitions.question import Cursor
+from betcore_async.partitions.router import PartitionRouter
 from betcore_async.partitions.totals import BetTotals
 from betcore_async.partitions.week import Week
 
@@ -19,6 +20,7 @@ __all__ = [
     "Cursor",
     "PartitionInfo",
     "PartitionManager",
+    "PartitionRouter",
     "PartitionState",
     "QueryRows",
     "RotationReport",

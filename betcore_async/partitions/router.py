@@ -46,7 +46,10 @@ _STATE = "SELECT state FROM partition_meta WHERE id = 1"
 
 
 class PartitionRouter:
-    """The reading half of the PartitionManager: the catalog of weekly files, and queries over them."""
+    """The half of an open PartitionManager that reads: which weekly files there are, and queries over them.
+
+    A type for code that only asks; what makes one is `PartitionManager`.
+    """
 
     def __init__(self, database: DatabaseSettings, migrator: Migrator) -> None:
         self._database = database
