@@ -23,13 +23,14 @@ class Reading:
         self.desk = desk
         """A thread for work on the folder and on single files."""
         self.scanners = scanners
-        self.retiring: dict[Week, asyncio.Task[None]] = {}
+        self.retiring: dict[Week, tuple[LiveWeek, asyncio.Task[None]]] = {}
         """Weeks that were just sealed."""
 
     def retire(self, left: LiveWeek) -> None:
         """Begin to close a week's pool, and to make a plain read-only file of it."""
-        self.retiring[left.week] = task = asyncio.create_task(self._retire(left))
-        task.add_done_callback(lambda _: self.retiring.pop(left.week))
+        task = asyncio.create_task(self._retire(left))
+        self.retiring[left.week] = left, task
+        task.add_done_callback(lambda task: task.cancelled() or self.retiring.pop(left.week))
 
     async def _retire(self, left: LiveWeek) -> None:
         # It takes a moment in which nobody has the file open, here or in another process, and all go on to ask it.
@@ -46,8 +47,11 @@ class Reading:
     async def calm(self, week: Week) -> None:
         """Let nothing of ours have a sealed week open, or work on it, so that it may be moved."""
         await self.scanners.forget(week)
-        await stop(self.retiring.get(week))
+        await self.stop_retiring(week)
 
-    async def stop_retiring(self) -> None:
-        """Close the pools of weeks that were just sealed, and leave their files as they are."""
-        await stop(*self.retiring.values())
+    async def stop_retiring(self, *weeks: Week) -> None:
+        """Close the pools of weeks that were just sealed, of all or of some, and leave their files as they are."""
+        for left, task in [self.retiring[week] for week in weeks or self.retiring if week in self.retiring]:
+            await stop(task)
+            await left.pool.close()  # a task that is stopped before its first step does not get to it
+            self.retiring.pop(left.week, None)

@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sqlite_files import Holder
+from sqlite_files import Holder, until
 from weekly_files import (
     ALWAYS,
     HEAD,
@@ -150,7 +150,7 @@ async def test_a_look_that_overlaps_a_rotation_sees_the_week_that_took_over(week
     async with platform(weeks, W[2]) as it:
         await it.next_week()
         await it.users.create("0xdef", 5)
-        await asyncio.gather(*it.manager._reading.retiring.values())  # a look would be kept waiting by it
+        await until(lambda: not it.manager._reading.retiring)  # a look would be kept waiting by it
         monkeypatch.setattr(
             catalog,
             "inspect",

@@ -30,6 +30,7 @@ from betcore_async.models import BetStatus
 from betcore_async.partitions import PartitionManager, carry, files, rotation, scanner, staging
 from betcore_async.partitions.catalog import discover
 from betcore_async.partitions.files import FOLDER, ROTATION, Family
+from betcore_async.partitions.reading import Reading
 from betcore_async.sqlite.group import GroupCommit
 from betcore_async.sqlite.migrations import load_migrations, shipped_folder
 from betcore_async.stores import outbox
@@ -478,6 +479,32 @@ async def test_a_week_that_somebody_keeps_open_holds_nobody_up(it, ends):
     if ends == "detached":
         await it.manager.detach_partition(W[0])
         assert it.file(W[0]).stat().st_mode & 0o777 == 0o400
+
+
+async def test_stopped_at_any_step_it_closes_what_it_had_open_and_leaves_the_week_readable(it, monkeypatch):
+    stopping, retire = [], Reading.retire
+
+    def retired_and_stopped(reading, left):
+        stopping.append(asyncio.create_task(reading.stop_retiring()))  # runs before the task that retires it
+        retire(reading, left)
+
+    user_id, reading = await user_with_bets(it), it.manager._reading
+    for steps in range(24):
+        left = it.manager._live.current
+        if steps == 0:  # in the moment in which the week is left
+            monkeypatch.setattr(Reading, "retire", retired_and_stopped)
+        await it.next_week()
+        monkeypatch.undo()
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        await reading.stop_retiring()
+        assert not reading.retiring
+        with pytest.raises(PoolClosedError):
+            await left.pool.fetch_value("SELECT 1")
+        assert len((await it.manager.query_bets(user_id, *ALWAYS)).bets) == 5
+    await asyncio.gather(*stopping)
+    await it.manager.close()
+    assert {it.file(week).stat().st_mode & 0o777 for week in W[:24]} == {0o400}
 
 
 async def test_finalizing_races_readers_without_an_error(it):
