@@ -92,6 +92,7 @@ def test_a_forgotten_iterator_gives_its_reader_back_with_a_warning(on_uvloop):
                 break
             gc.collect()
             await until(lambda: pool.stats().readers_idle == pool.stats().readers)
+            await until(lambda: any("iterate" in str(warning.message) for warning in caught))  # once it was given back
         assert [w.category for w in caught if "iterate" in str(w.message)] == [ResourceWarning]
 
     on_uvloop(scenario)
