@@ -12,10 +12,10 @@ from betcore_async.partitions.week import Week
 from betcore_async.sqlite.connection import Link
 from betcore_async.tasks import finish, stop
 
-ATTEMPTS = 15
-PAUSE = 0.05
-"""Seconds at most before the second attempt to finalize a week, twice as long before each further one: the last come
-after minutes. What is left then is done when the process ends, or the next one starts."""
+ATTEMPTS = 13
+PAUSE = 0.1
+"""Seconds at most before the second attempt to finalize a week, twice as long before each further one: the last comes
+within seven minutes. What is left then is done when the process ends, or the next one starts."""
 
 
 class Reading:
@@ -37,12 +37,12 @@ class Reading:
         with self.scanners.passing(left.week):
             await finish(left.pool.close())  # not cut off: its last reads may still run
             for attempt in range(ATTEMPTS):
+                if attempt:  # by chance, lest processes that all try it are in each other's way each time
+                    await asyncio.sleep(PAUSE * 2 ** (attempt - 1) * random.random())  # noqa: S311
                 with contextlib.suppress(PoolClosedError):  # in this moment, with all the others
                     await self.scanners.forget(left.week)
                 if await self.desk.run(lambda _: finalize(left.path) or not left.path.exists()):
                     return
-                # By chance, lest processes that all try it are in each other's way each time.
-                await asyncio.sleep(PAUSE * 2**attempt * random.random())  # noqa: S311
 
     async def calm(self, week: Week) -> None:
         """Let nothing of ours have a sealed week open, or work on it, so that it may be moved."""

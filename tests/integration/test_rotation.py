@@ -507,6 +507,23 @@ async def test_stopped_at_any_step_it_closes_what_it_had_open_and_leaves_the_wee
     assert {it.file(week).stat().st_mode & 0o777 for week in W[:24]} == {0o400}
 
 
+async def test_a_detach_that_is_cancelled_at_any_step_of_the_retirement_can_be_repeated(it):
+    for steps in range(24):
+        left = it.manager._live.current
+        await it.next_week()
+        detaching = asyncio.create_task(it.manager.detach_partition(left.week))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        detaching.cancel()
+        await asyncio.wait([detaching])
+        assert detaching.cancelled() or detaching.exception() is None
+        await it.manager.detach_partition(left.week)
+        assert not it.manager._reading.retiring
+        with pytest.raises(PoolClosedError):
+            await left.pool.fetch_value("SELECT 1")
+        assert it.file(left.week).stat().st_mode & 0o777 == 0o400
+
+
 async def test_finalizing_races_readers_without_an_error(it):
     user_id = await user_with_bets(it)
     await it.next_week()
