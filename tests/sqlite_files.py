@@ -61,7 +61,8 @@ class Holder:
         assert self._process.stdout.readline() == b"held\n"
 
     def let_go(self) -> None:
-        self._process.communicate(b"\n", timeout=PATIENCE)
+        if self._process.returncode is None:
+            self._process.communicate(b"\n", timeout=PATIENCE)
 
 
 @contextlib.contextmanager

@@ -43,6 +43,10 @@ class Platform:
     def file(self, week: Week) -> Path:
         return self.folder / f"bets-{week}.db"
 
+    def be_impatient(self) -> None:
+        """Have what is asked from now on not wait for other processes for long."""
+        self.manager._database = self.manager._database.model_copy(update={"busy_timeout": timedelta(seconds=0.05)})
+
     async def next_week(self, weeks: int = 1) -> None:
         """Move the clock into the week after the live one, an hour past its start, and rotate."""
         week = self.manager.current_week

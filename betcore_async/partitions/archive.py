@@ -34,6 +34,7 @@ from betcore_async.partitions.handles import Identity
 from betcore_async.partitions.info import PartitionInfo, describe
 from betcore_async.partitions.meta import PartitionState
 from betcore_async.partitions.plan import Catalog, live_week
+from betcore_async.partitions.rotation import make_whole
 from betcore_async.partitions.router import PartitionRouter
 from betcore_async.partitions.scanner import Scanner
 from betcore_async.partitions.week import Week
@@ -123,6 +124,10 @@ class PartitionArchive(PartitionRouter):
                 return _told(entry.archived, performed=False)
             self._insist_sealed(entry)
             await self._opened().calm(week)
+            if not await make_whole(entry.path, self._database.busy_timeout):
+                raise PartitionError(
+                    f"another process still reads {entry.path} from its -wal; archive it again in a while", week=week
+                )
             live, now = live_week(self._catalog), to_microseconds(self._clock())
             manifest, seen = await self._work(lambda work: put_away(work, entry, live, now), on_progress)
             await finish(self._let_go(entry, manifest, seen))

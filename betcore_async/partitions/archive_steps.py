@@ -35,7 +35,7 @@ from betcore_async.partitions.handles import Identity, identify
 from betcore_async.partitions.info import COUNTS
 from betcore_async.partitions.lineage import insist_in_line
 from betcore_async.partitions.meta import PartitionState
-from betcore_async.partitions.rotation import finalize, make_whole
+from betcore_async.partitions.rotation import finalize
 from betcore_async.partitions.week import Week
 from betcore_async.sqlite.connection import open_raw
 from betcore_async.sqlite.migration_files import Migration
@@ -90,13 +90,9 @@ class Work:
 def put_away(work: Work, entry: Partition, live: Week, now: int) -> tuple[Manifest, Identity]:
     """Bring a sealed week into the archive, unless it is there as it is; return what proves it, and the file it was.
 
-    Raises PartitionError for a week that is in use or too young, PartitionDamagedError for a file that is not intact,
-    ArchiveError where the archive cannot be used or holds that week of another database.
+    For a file that is whole. Raises PartitionError for a week that is too young, PartitionDamagedError for a file that
+    is not intact, ArchiveError where the archive cannot be used or holds that week of another database.
     """
-    if not make_whole(entry.path):
-        raise PartitionError(
-            f"another process still reads {entry.path} from its -wal; archive it again in a while", week=entry.week
-        )
     seen = identify(entry.path)
     facts = _examine(work, entry, live)
     there = work.store.manifest(entry.week)

@@ -25,14 +25,16 @@ async def move_in(family: Family, week: Week, source: Path, budget: timedelta) -
     final, staging = family.path_of(week), family.new_restoring(week)
 
     def copied(stop: threading.Event) -> None:
-        if not make_whole(source):
-            raise PartitionError(f"{source} is in use; close what has it open, and try again", week=week, path=source)
         _copy(source, staging, stop)
         if not finalize(staging):
             raise PartitionError(f"cannot make a read-only file of {staging}", week=week, path=staging)
 
     async with family.alone(budget, ARCHIVE):  # else a start would take the copy for a left-over
         try:
+            if not await make_whole(source, budget):
+                raise PartitionError(
+                    f"{source} is in use; close what has it open, and try again", week=week, path=source
+                )
             await in_thread(copied)
             async with family.alone(budget):
                 await in_thread(lambda _: _publish(staging, final))

@@ -34,7 +34,8 @@ from betcore_async.partitions.week import Week
 from betcore_async.sqlite.connection import Link, link_to, open_raw
 from betcore_async.sqlite.failures import translated
 from betcore_async.sqlite.pool import SQLitePool
-from betcore_async.tasks import finish
+from betcore_async.sqlite.retry import retry_false
+from betcore_async.tasks import finish, in_thread
 
 
 def check_clock(target: Week, live: Week, limit: timedelta) -> None:
@@ -130,13 +131,16 @@ def finalize(path: Path) -> bool:
     return bool(mode == "delete")
 
 
-def make_whole(path: Path) -> bool:
+async def make_whole(path: Path, budget: timedelta) -> bool:
     """Bring all that a sealed week holds into its one file, so that it may be moved without its -wal.
 
-    False while a reader, in whatever process, keeps that from being done.
+    False where a reader, in whatever process, keeps that from being done for as long as `budget`. A moment is nothing
+    unusual: two processes that finalize a week at a time are in each other's way.
     """
-    if finalize(path):
-        return True
+    return await retry_false(lambda: in_thread(lambda _: finalize(path) or _checkpointed(path)), budget)
+
+
+def _checkpointed(path: Path) -> bool:
     try:
         with closing(open_raw(path, readonly=False)) as raw:
             busy, logged, moved = raw.execute("PRAGMA wal_checkpoint(FULL)").fetchone()

@@ -109,8 +109,8 @@ class PartitionRouter:
         """Let go of a sealed week in this process, so that its file may be moved; waits for queries that read it.
 
         Queries that reach it raise PartitionMissingError from now on. Raises PartitionError for the live week, and
-        while another process reads the week from its -wal, without which the file is not whole yet. Then, and when
-        cancelled, call it again.
+        where another process goes on to read the week from its -wal, without which the file is not whole yet, for
+        longer than DB_BUSY_TIMEOUT. Then, and when cancelled, call it again.
         """
         week = Week.parse(week)
         entry = self._catalog.get(week)
@@ -127,7 +127,9 @@ class PartitionRouter:
             self._catalog = {known: other for known, other in self._catalog.items() if known != week}
         await reading.calm(week)
         file = self._detached.get(week)
-        if file is not None and file.exists() and not await self._at_desk(lambda: make_whole(file)):
+        if file is None or not file.exists():
+            return
+        if not await make_whole(file, self._database.busy_timeout):
             raise PartitionError(
                 f"{file} cannot be moved yet: another process still reads it from its -wal; detach it again in a while",
                 week=week,

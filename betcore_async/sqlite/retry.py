@@ -71,3 +71,15 @@ async def retry_busy(attempt: Callable[[], Awaitable[T]], budget: timedelta, wha
             if waited >= budget.total_seconds():
                 raise busy_timeout(what, waited, attempts) from error
         await asyncio.sleep(min(backoff(attempts), budget.total_seconds() - waited))
+
+
+async def retry_false(attempt: Callable[[], Awaitable[bool]], budget: timedelta) -> bool:
+    """Await `attempt()` until it is true, as `retry_busy` does; False once `budget` is spent."""
+    started, attempts = monotonic(), 1
+    while not await attempt():
+        left = budget.total_seconds() - (monotonic() - started)
+        if left <= 0:
+            return False
+        await asyncio.sleep(min(backoff(attempts), left))
+        attempts += 1
+    return True

@@ -9,12 +9,14 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlite_files import held_elsewhere, seen_from_outside
 from weekly_files import ALWAYS, Platform, W, manager_for, platform
 
 from betcore_async.clock import ManualClock
 from betcore_async.config import DatabaseSettings, PartitionSettings
 from betcore_async.errors import ArchiveError, PartitionDamagedError, PartitionError, PartitionMissingError
-from betcore_async.partitions import PartitionManager
+from betcore_async.partitions import PartitionManager, rotation
+from betcore_async.partitions.files import Family
 from betcore_async.partitions.moving import move_in, move_out
 
 pytestmark = pytest.mark.usefixtures("object_stores")
@@ -89,6 +91,40 @@ async def test_a_week_that_another_process_takes_away_and_brings_back_is_noticed
             await move_in(other._family, W[0], outside, patience)
         assert await it.bets.get(bet.id) == bet
         assert await counted(it) == (1, 1, [])
+
+
+@pytest.mark.parametrize("move", ["detached", "archived", "taken in"])
+async def test_a_week_that_another_process_reads_for_a_moment_longer_is_waited_for(tmp_path, monkeypatch, move):
+    checkpointed, attempts = rotation._checkpointed, []
+
+    def checkpointed_or_let_go(path):
+        attempts.append(checkpointed(path))
+        if len(attempts) == 1:
+            holder.let_go()
+        return attempts[-1]
+
+    async with platform(tmp_path / "data") as it:
+        user, file = await it.users.create("0xabc", 10_000), it.file(W[0])
+        with held_elsewhere(file, "BEGIN", "SELECT count(*) FROM bets") as holder:
+            await it.bets.place(user.id, "cell", 100, 2.0)  # of which the reader must not see anything
+            for _ in range(3):
+                await it.next_week()
+            if move == "taken in":
+                await it.manager._reading.stop_retiring(W[0])
+            monkeypatch.setattr(rotation, "_checkpointed", checkpointed_or_let_go)
+            if move == "archived":
+                await it.manager.archive(W[0])
+            elif move == "detached":
+                await it.manager.detach_partition(W[0])
+            else:
+                other = Family(tmp_path / "other" / "bets.db")
+                other.folder.mkdir()
+                await move_in(other, W[0], file, timedelta(seconds=10))
+                file = other.path_of(W[0])
+        assert attempts[0] is False
+        assert not file.with_name(f"{file.name}-wal").exists()
+        if move != "archived":
+            assert seen_from_outside(file, "SELECT count(*) FROM bets") == 1
 
 
 async def test_a_good_file_in_place_of_a_damaged_one_is_noticed_without_a_restart(tmp_path):

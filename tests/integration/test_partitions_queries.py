@@ -443,6 +443,7 @@ async def test_a_week_that_others_read_from_its_log_is_not_given_away(long):
         user = await long.users.by_wallet("0xabc")
         await long.bets.place(user.id, "last", 10, 2.0)
         await long.next_week()
+        long.be_impatient()
         with pytest.raises(PartitionError, match="still reads it"):
             await long.manager.detach_partition(W[4])
     await long.manager.detach_partition(W[4])

@@ -472,6 +472,7 @@ async def test_a_week_that_somebody_keeps_open_holds_nobody_up(it, ends):
             if ends == "closed":
                 await it.manager.close()
             else:
+                it.be_impatient()
                 with pytest.raises(PartitionError, match="cannot be moved yet"):
                     await it.manager.detach_partition(W[0])
                 assert not it.manager._reading.retiring
