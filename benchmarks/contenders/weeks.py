@@ -78,6 +78,8 @@ async def fill(folder: Path, rows: int) -> None:
     names = [user.id for user in created]
     (folder / "cast.json").write_text(json.dumps(dict(zip(USER_KINDS, [*names[:3], "nobody"], strict=True))))
     await asyncio.to_thread(_write_bets, folder, weeks, names, rows)
+    async with ours(folder) as questions:  # sealed weeks are counted once, when somebody first asks
+        await questions[SUMS]("")
 
 
 def _write_bets(folder: Path, weeks: list[Week], users: list[str], rows: int) -> None:

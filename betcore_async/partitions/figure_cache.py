@@ -4,6 +4,7 @@ A cache and nothing more: an entry counts only while the file it was counted fro
 the cache only while its checksum fits. What is missing, stale or damaged is counted again from the weekly files.
 """
 
+import binascii
 import contextlib
 import hashlib
 import json
@@ -18,13 +19,17 @@ from betcore_async.errors import ModelError
 from betcore_async.partitions.figures import Figures, Standing, Sums
 from betcore_async.partitions.files import staging_of
 from betcore_async.partitions.handles import Identity
+from betcore_async.partitions.user_filter import UserFilter
 from betcore_async.partitions.week import Week
 
-_VERSION = 1
+_VERSION = 2
 _LARGEST = 64_000_000
 """Bytes; a file larger than that is none of ours."""
 
-Known = dict[Week, tuple[Identity, Figures]]
+Counted = tuple[Identity, Figures]
+"""What a file comes to, and which file it was."""
+Known = dict[str, Counted]
+"""By name of the week."""
 
 
 class FigureCache:
@@ -37,17 +42,17 @@ class FigureCache:
         self._bounds: dict[tuple[Path, int], int] = {}
         self._unsaved = False
 
-    def get(self, week: Week, identity: Identity) -> Figures | None:
-        """Return what was counted in the week's file, if it is still that very file."""
-        with self._lock:
-            if self._known is None:
-                self._known = _read(self._path)
-            known = self._known.get(week)
-        return known[1] if known and known[0] == identity else None
+    def known(self) -> Known:
+        """Return what was counted in which files; to be believed only as long as it is still that very file."""
+        known = self._known  # replaced as a whole and never changed
+        if known is None:
+            with self._lock:
+                known = self._known = self._known or _read(self._path)
+        return known
 
     def put(self, week: Week, identity: Identity, figures: Figures) -> None:
         with self._lock:
-            self._known = {**(self._known or {}), week: (identity, figures)}
+            self._known = {**(self._known or {}), week.name: (identity, figures)}
             self._unsaved = True
 
     def save(self) -> None:
@@ -77,7 +82,7 @@ def _read(path: Path) -> Known:
         found = json.loads(body)
         if found["version"] != _VERSION:
             return {}
-        return {Week(name): _parsed(entry) for name, entry in found["weeks"].items()}
+        return {Week(name).name: _parsed(entry) for name, entry in found["weeks"].items()}
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError, ModelError):
         return {}
 
@@ -100,13 +105,20 @@ def _parsed(entry: Mapping[str, Any]) -> tuple[Identity, Figures]:
     for home, status, count, amount, payout in entry["sums"]:
         by_home.setdefault(home, {})[status] = Sums(count, amount, payout)
     return (device, inode, size, modified, changed), Figures(
-        {home: Standing.of(found) for home, found in by_home.items()}, entry["last_carried"]
+        {home: Standing.of(found) for home, found in by_home.items()},
+        entry["last_carried"],
+        UserFilter(binascii.a2b_base64(entry["users"], strict_mode=True)),
     )
 
 
 def _write(path: Path, known: Known) -> None:
     weeks = {
-        week.name: {"file": identity, "last_carried": figures.last_carried, "sums": _rows(figures.by_home)}
+        week: {
+            "file": identity,
+            "last_carried": figures.last_carried,
+            "sums": _rows(figures.by_home),
+            "users": binascii.b2a_base64(figures.users.bits, newline=False).decode(),
+        }
         for week, (identity, figures) in sorted(known.items())
     }
     body = json.dumps({"version": _VERSION, "weeks": weeks}, separators=(",", ":")).encode()

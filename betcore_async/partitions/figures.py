@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from betcore_async.models import OPEN_STATUSES
+from betcore_async.partitions.user_filter import ANYBODY, UserFilter
 
 _WEEK = 604_800_000_000
 _MONDAY = 345_600_000_000 - 100_000 * _WEEK
@@ -41,6 +42,17 @@ _LAST_CARRIED = """
 SELECT coalesce(max(rowid), 0)
 FROM bets
 WHERE placed_at < (SELECT starts_at FROM partition_meta)
+"""
+
+
+# As bytes: what a hostile file has there may be no text.
+_USERS = """
+SELECT CAST(user_id AS BLOB)
+FROM (
+    SELECT DISTINCT user_id
+    FROM bets
+    WHERE user_id IS NOT NULL AND placed_at >= (SELECT starts_at FROM partition_meta)
+)
 """
 
 
@@ -107,14 +119,17 @@ class Figures:
     """By start of the week in which they were placed (microseconds since the epoch)."""
     last_carried: int
     """Up to this rowid lie the bets that were carried over from the weeks before: they were there first."""
+    users: UserFilter = ANYBODY
+    """Those who placed bets in the week; who has none but carried ones is not among them."""
 
     def of_week(self, starts_at: int) -> Standing:
         return self.by_home.get(starts_at, NOBODY)
 
 
 def count(raw: sqlite3.Connection) -> Figures:
-    """Count all bets of a file: one look at every row."""
-    return Figures(_grouped(raw.execute(_BY_HOME)), last_carried(raw))
+    """Count all bets of a file, and note whose they are: one look at every row."""
+    users = [row[0] for row in raw.execute(_USERS)]
+    return Figures(_grouped(raw.execute(_BY_HOME)), last_carried(raw), UserFilter.of(users))
 
 
 def last_carried(raw: sqlite3.Connection) -> int:

@@ -88,6 +88,15 @@ class HandlesConnection(sqlite3.Connection):
             self._asked.append(handle)
         return handle
 
+    def identity(self, week: Week, path: Path) -> Identity:
+        """Return what tells the week's file from others: the one that `handle` would read."""
+        handle = self._handles.get(week.name)
+        if handle is not None and (handle.path is path or handle.path == path):
+            return handle.identity
+        if len(self._handles) < HANDLE_LIMIT:  # where it may stay open, it is not looked for in the folder each time
+            return self._open(week, path).identity
+        return identify(path)
+
     def _open(self, week: Week, path: Path) -> Handle:
         self.let_go(week)
         while len(self._handles) >= HANDLE_LIMIT:

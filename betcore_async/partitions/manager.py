@@ -137,6 +137,7 @@ class PartitionManager(PartitionArchive):
             # Before the writer, which as the last one to close takes -wal and -shm away; a reader would leave them.
             closing.push_async_callback(live.close)
             closing.push_async_callback(reading.scanners.close)
+            closing.push_async_callback(reading.counting.stop)
 
     async def _finalize_sealed(self, reading: Reading) -> None:
         """Finish what a query of ours, which had a week open while it was retired, kept from being done."""

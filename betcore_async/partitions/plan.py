@@ -90,6 +90,8 @@ class Timeline:
 
     readable: tuple[Partition, ...]
     """The files that can be read, oldest first."""
+    live: tuple[Partition, ...]
+    """That of the live week."""
     place: Mapping[str, int]
     """Where each of them stands, by the name of its week."""
     spans: tuple[Span, ...]
@@ -115,6 +117,7 @@ def timeline(partitions: Catalog) -> Timeline:
     spans = tuple(Span(entry, entry.week.starts_at, entry.week.ends_at) for entry in files)
     found = Timeline(
         files,
+        tuple(entry for entry in files if entry.state is PartitionState.LIVE),
         place,
         spans,
         tuple(span.start for span in spans),

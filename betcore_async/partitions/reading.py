@@ -5,6 +5,7 @@ import contextlib
 import random
 
 from betcore_async.errors import PoolClosedError
+from betcore_async.partitions.counting import Counting
 from betcore_async.partitions.live import LiveWeek
 from betcore_async.partitions.rotation import finalize
 from betcore_async.partitions.scanner import Scanners
@@ -25,6 +26,7 @@ class Reading:
         self.scanners = scanners
         self.retiring: dict[Week, tuple[LiveWeek, asyncio.Task[None]]] = {}
         """Weeks that were just sealed."""
+        self.counting = Counting()
 
     def retire(self, left: LiveWeek) -> None:
         """Begin to close a week's pool, and to make a plain read-only file of it."""

@@ -26,7 +26,7 @@ from betcore_async.partitions.lineage import insist_on_same_database
 from betcore_async.partitions.meta import PartitionState
 from betcore_async.partitions.migrating import at_version, is_news, move_each
 from betcore_async.partitions.own_sql import InGroups
-from betcore_async.partitions.plan import Catalog, live_week
+from betcore_async.partitions.plan import Catalog, live_week, timeline
 from betcore_async.partitions.question import Cursor, cursor_of, size_of, status_of, text_of
 from betcore_async.partitions.reading import Reading
 from betcore_async.partitions.rotation import make_whole
@@ -177,7 +177,7 @@ class PartitionRouter:
         def checked(scanner: Scanner) -> T:
             # Looked at here and not before the call stood in line: a week may have been detached meanwhile.
             catalog = self._catalog
-            for live in (entry for entry in catalog.values() if entry.state is PartitionState.LIVE):
+            for live in timeline(catalog).live:
                 # With this the question's snapshot of the live week is taken.
                 if scanner.handle(live).raw.execute(_STATE).fetchone()[0] != PartitionState.LIVE:
                     raise StaleCatalogError  # a rotation, here or in another process, moved on
@@ -202,17 +202,32 @@ class PartitionRouter:
     async def _ask(self, answer: Callable[[Weeks], T], *, allow_partial: bool) -> T:
         """Return `answer(weeks)`, in one hop and one snapshot of the live week."""
 
-        def asked(scanner: Scanner, catalog: Catalog) -> tuple[T, set[Week]]:
+        def asked(scanner: Scanner, catalog: Catalog) -> tuple[T, Weeks]:
             weeks = Weeks(scanner, catalog, self._figures, allow_partial=allow_partial)
             try:
-                return answer(weeks), weeks.missing
+                return answer(weeks), weeks
             finally:
-                self._figures.save()
+                if weeks.counted:
+                    self._figures.save()
 
         while True:
-            found, missing = await self.scan(asked)
-            if not await self._came_back(missing):
+            found, weeks = await self.scan(asked)
+            if weeks.uncounted:
+                reading = self._opened()
+                reading.counting.begin(weeks.uncounted - reading.retiring.keys(), self._count, self._save_figures)
+            if not await self._came_back(weeks.missing):
                 return found
+
+    async def _count(self, week: Week) -> None:
+        def count(scanner: Scanner, catalog: Catalog) -> None:
+            entry = catalog.get(week)
+            if entry is not None and entry.state is PartitionState.SEALED:  # it may have gone meanwhile
+                Weeks(scanner, catalog, self._figures, allow_partial=True).figures(entry)
+
+        await self.scan(count)
+
+    async def _save_figures(self) -> None:
+        await self._at_desk(self._figures.save)
 
     async def query_bets(
         self,

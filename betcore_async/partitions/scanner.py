@@ -15,7 +15,7 @@ from typing import TypeVar, cast
 
 from betcore_async.errors import BetcoreError, PartitionDamagedError, PoolClosedError
 from betcore_async.partitions.catalog import Partition, check_columns, check_content
-from betcore_async.partitions.handles import Handle, HandlesConnection, StaleCatalogError, identify, reaching
+from betcore_async.partitions.handles import Handle, HandlesConnection, Identity, StaleCatalogError, identify, reaching
 from betcore_async.partitions.week import Week
 from betcore_async.sqlite.connection import Link, connect_memory
 from betcore_async.sqlite.failures import is_broken, is_interrupt
@@ -69,6 +69,10 @@ class Scanner:
     def handle(self, entry: Partition) -> Handle:
         """Return a week's file, open for reading, in a snapshot that lasts until the question is answered."""
         return self._hub.handle(entry.week, entry.path)
+
+    def identity(self, entry: Partition) -> Identity:
+        """Return what tells the week's file from others."""
+        return self._hub.identity(entry.week, entry.path)
 
     def let_go(self, week: Week) -> None:
         """Close the week's file where `handle` opened it; the next `handle` opens it anew."""

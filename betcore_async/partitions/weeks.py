@@ -23,8 +23,13 @@ class Weeks:
         self.catalog = catalog
         self.missing: set[Week] = set()
         """What was done without."""
+        self.uncounted: set[Week] = set()
+        """Sealed weeks that might have been spared, were they counted."""
+        self.counted = False
+        """Whether a sealed week was counted for this question."""
         self._allow_partial = allow_partial
         self._cache = cache
+        self._counted = cache.known()
         self._known = timeline(catalog)
         self._figures: dict[str, Figures] = {}  # by week
 
@@ -62,15 +67,30 @@ class Weeks:
             self._figures[partition.week.name] = found
         return found
 
+    def may_have_bets_of(self, partition: Partition, user: int) -> bool | None:
+        """Tell whether the user with that hash may have placed bets in a week. False is certain; None: not counted."""
+        known = self._counted.get(partition.week.name)
+        if known is not None:
+            identity, found = known
+            if found.users.may_have(user):
+                return True
+            if self.scanner.identity(partition) == identity:
+                return False
+            self.scanner.let_go(partition.week)  # finalized since it was opened, or another file by now
+        if partition.state is PartitionState.SEALED:
+            self.uncounted.add(partition.week)
+        return None
+
     def _sealed(self, partition: Partition) -> Figures:
-        identity = identify(partition.path)
-        found = self._cache.get(partition.week, identity)
-        if found is None:
-            if self.scanner.handle(partition).identity != identity:  # finalized since, or another file by now
-                self.scanner.let_go(partition.week)
-            handle = self.scanner.handle(partition)
-            found = figures.count(handle.raw)
-            self._cache.put(partition.week, handle.identity, found)
+        identity, known = identify(partition.path), self._cache.known().get(partition.week.name)
+        if known is not None and known[0] == identity:
+            return known[1]
+        if self.scanner.handle(partition).identity != identity:  # finalized since, or another file by now
+            self.scanner.let_go(partition.week)
+        handle = self.scanner.handle(partition)
+        found = figures.count(handle.raw)
+        self._cache.put(partition.week, handle.identity, found)
+        self.counted = True
         return found
 
     def _carried(self, partition: Partition) -> Figures:

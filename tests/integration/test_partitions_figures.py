@@ -110,6 +110,8 @@ DAMAGES = {
     "no weeks": lambda content: resigned(content, weeks=None),
     "a week that is none": lambda content: resigned(content, weeks={"2026-W99": {}}),
     "an entry without sums": lambda content: resigned(content, weeks={"2026-W20": {"file": [1, 2, 3, 4, 5]}}),
+    "users that are none": lambda content: content_with(content, users="no base64"),
+    "users of an odd number": lambda content: content_with(content, users="AAAA"),
     "brackets": lambda _: resigned(b"\n{}", weeks="[" * 100_000),
 }
 
@@ -120,6 +122,12 @@ def resigned(content: bytes, **changes) -> bytes:
 
     body = json.dumps(json.loads(content.partition(b"\n")[2]) | changes).encode()
     return _digest(body).encode() + b"\n" + body
+
+
+def content_with(content: bytes, **changes) -> bytes:
+    """Return the file with another entry for the second week."""
+    weeks = json.loads(content.partition(b"\n")[2])["weeks"]
+    return resigned(content, weeks=weeks | {"2026-W21": weeks["2026-W21"] | changes})
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -194,8 +202,8 @@ def test_a_bet_counts_for_the_week_its_placed_at_falls_into(moment, edge):
     if edge:
         moment = Week.of(moment).end - timedelta(microseconds=1)
     with closing(sqlite3.connect(":memory:")) as raw:
-        raw.execute("CREATE TABLE bets (placed_at, status, amount, payout_amount)")
+        raw.execute("CREATE TABLE bets (user_id, placed_at, status, amount, payout_amount)")
         raw.execute("CREATE TABLE partition_meta AS SELECT 0 AS starts_at")
-        raw.execute("INSERT INTO bets VALUES (?, 'won', 1, ?)", (to_microseconds(moment), 2**62))
+        raw.execute("INSERT INTO bets VALUES ('u', ?, 'won', 1, ?)", (to_microseconds(moment), 2**62))
         found = figures.count(raw).by_home
     assert found == {Week.of(moment).starts_at: figures.Standing.of({"won": figures.Sums(1, 1, 2**62)})}
