@@ -5,7 +5,7 @@ the week's end goes on in the files after it: there is the truth about its outco
 completed from the newest file that has a copy.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -75,25 +75,31 @@ class BetQuery:
 def page(weeks: Weeks, spans: Sequence[Span], query: BetQuery) -> list[Record]:
     """Return the bets a query asks for, in its order; stops reading as soon as its limit is reached."""
     found: list[Record] = []
-    joined: int | None = None
-    whose = hash_of(query.user_id)
-    for span in reversed(spans) if query.newest_first else spans:
-        # Who had no bet in one week has none in most.
-        if joined is not None and (span.partition.week.ends_at <= joined or not _promising(weeks, span, query, whose)):
-            continue
-        of_week = _of_week(weeks, span, query, query.limit and query.limit - len(found))
-        if joined is None and not of_week:
-            joined = _joined(weeks, query.user_id)
-        found += of_week
+    for span in _in_turn(weeks, spans[::-1] if query.newest_first else spans, query, found):
+        found += _of_week(weeks, span, query, query.limit and query.limit - len(found))
         if query.limit is not None and len(found) >= query.limit:
             return found[: query.limit]
     return found
 
 
-def _promising(weeks: Weeks, span: Span, query: BetQuery, whose: int) -> bool:
-    may_have = weeks.may_have_bets_of(span.partition, whose)
-    # Measured, a look whether there is any takes half the time of one for a page.
-    return _any(weeks, span, query) if may_have is None else may_have
+def _in_turn(weeks: Weeks, spans: Sequence[Span], query: BetQuery, found: Sequence[Record]) -> Iterator[Span]:
+    """Yield where to look for bets; what is found there is in `found` before the next one is asked for."""
+    for number, span in enumerate(spans, start=1):
+        before = len(found)
+        yield span
+        if len(found) == before:
+            yield from _promising(weeks, spans[number:], query)
+            return
+
+
+def _promising(weeks: Weeks, spans: Sequence[Span], query: BetQuery) -> Iterator[Span]:
+    """Yield the weeks that may have bets of a user. Who had no bet in one week has none in most."""
+    joined = _joined(weeks, query.user_id)
+    since = [span for span in spans if span.partition.week.ends_at > joined]
+    for span, known in weeks.promising(since, hash_of(query.user_id)):
+        # Measured, a look whether there is any takes half the time of one for a page.
+        if known or _any(weeks, span, query):
+            yield span
 
 
 def _any(weeks: Weeks, span: Span, query: BetQuery) -> bool:

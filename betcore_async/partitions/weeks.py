@@ -1,7 +1,7 @@
 """The weekly files from which one question is answered. Synchronous: used on a scanner's thread, in one hop."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from betcore_async.partitions import figures
@@ -67,19 +67,21 @@ class Weeks:
             self._figures[partition.week.name] = found
         return found
 
-    def may_have_bets_of(self, partition: Partition, user: int) -> bool | None:
-        """Tell whether the user with that hash may have placed bets in a week. False is certain; None: not counted."""
-        known = self._counted.get(partition.week.name)
-        if known is not None:
-            identity, found = known
-            if found.users.may_have(user):
-                return True
-            if self.scanner.identity(partition) == identity:
-                return False
-            self.scanner.let_go(partition.week)  # finalized since it was opened, or another file by now
-        if partition.state is PartitionState.SEALED:
-            self.uncounted.add(partition.week)
-        return None
+    def promising(self, spans: Sequence[Span], user: int) -> Iterator[tuple[Span, bool]]:
+        """Yield the spans in whose weeks the user with that hash may have placed bets, and whether that is known."""
+        for span in spans:
+            counted = self._counted.get(span.partition.week.name)
+            if counted is not None:
+                identity, found = counted
+                if found.users.may_have(user):
+                    yield span, True
+                    continue
+                if self.scanner.identity(span.partition) == identity:
+                    continue
+                self.scanner.let_go(span.partition.week)  # finalized since it was opened, or another file by now
+            if span.partition.state is PartitionState.SEALED:
+                self.uncounted.add(span.partition.week)
+            yield span, False
 
     def _sealed(self, partition: Partition) -> Figures:
         identity, known = identify(partition.path), self._cache.known().get(partition.week.name)
