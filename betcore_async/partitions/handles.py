@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from betcore_async.errors import PartitionDamagedError
 from betcore_async.partitions.catalog import ask, check_columns, check_content
+from betcore_async.partitions.user_filter import UserFilter
 from betcore_async.partitions.week import Week
 from betcore_async.sqlite.connection import open_raw
 from betcore_async.sqlite.failures import is_interrupt
@@ -45,12 +46,14 @@ class StaleCatalogError(Exception):
     """The files are not any more what the catalog says: read it anew and ask again."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Handle:
     raw: sqlite3.Connection
     path: Path
     identity: Identity
     """Of the file when it was opened."""
+    users: UserFilter | None = None
+    """Those who placed bets in the week, once they are known."""
 
 
 class HandlesConnection(sqlite3.Connection):
@@ -88,14 +91,12 @@ class HandlesConnection(sqlite3.Connection):
             self._asked.append(handle)
         return handle
 
-    def identity(self, week: Week, path: Path) -> Identity:
-        """Return what tells the week's file from others: the one that `handle` would read."""
+    def standing_open(self, week: Week, path: Path) -> Handle | None:
+        """Return the week's file where it is open, or may be so without another one being closed for it."""
         handle = self._handles.get(week.name)
         if handle is not None and (handle.path is path or handle.path == path):
-            return handle.identity
-        if len(self._handles) < HANDLE_LIMIT:  # where it may stay open, it is not looked for in the folder each time
-            return self._open(week, path).identity
-        return identify(path)
+            return handle
+        return self._open(week, path) if len(self._handles) < HANDLE_LIMIT else None
 
     def _open(self, week: Week, path: Path) -> Handle:
         self.let_go(week)

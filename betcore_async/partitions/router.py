@@ -215,7 +215,7 @@ class PartitionRouter:
             if weeks.uncounted:
                 reading = self._opened()
                 reading.counting.begin(weeks.uncounted - reading.retiring.keys(), self._count, self._save_figures)
-            if not await self._came_back(weeks.missing):
+            if not (weeks.missing and await self._came_back(weeks.missing)):
                 return found
 
     async def _count(self, week: Week) -> None:

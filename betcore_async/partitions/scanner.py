@@ -15,7 +15,7 @@ from typing import TypeVar, cast
 
 from betcore_async.errors import BetcoreError, PartitionDamagedError, PoolClosedError
 from betcore_async.partitions.catalog import Partition, check_columns, check_content
-from betcore_async.partitions.handles import Handle, HandlesConnection, Identity, StaleCatalogError, identify, reaching
+from betcore_async.partitions.handles import Handle, HandlesConnection, StaleCatalogError, identify, reaching
 from betcore_async.partitions.week import Week
 from betcore_async.sqlite.connection import Link, connect_memory
 from betcore_async.sqlite.failures import is_broken, is_interrupt
@@ -70,9 +70,9 @@ class Scanner:
         """Return a week's file, open for reading, in a snapshot that lasts until the question is answered."""
         return self._hub.handle(entry.week, entry.path)
 
-    def identity(self, entry: Partition) -> Identity:
-        """Return what tells the week's file from others."""
-        return self._hub.identity(entry.week, entry.path)
+    def standing_open(self, entry: Partition) -> Handle | None:
+        """Return a week's file where it is open, or may be so without another one being closed for it."""
+        return self._hub.standing_open(entry.week, entry.path)
 
     def let_go(self, week: Week) -> None:
         """Close the week's file where `handle` opened it; the next `handle` opens it anew."""
@@ -128,10 +128,9 @@ class Scanners:
             scanner = next((scanner for scanner in self._scanners if not scanner.lock.locked()), None)
             if scanner is None:
                 scanner = await self._open()
-            async with self._clean_or_destroyed(scanner):
+            async with scanner.lock:
                 if scanner in self._scanners:
-                    passing = self._passing
-                    return await scanner.link.run(lambda raw: _call(function, scanner, raw, passing))
+                    return await self._answer(scanner, function)
         return await self._run(function, under_way=under_way)  # somebody whose turn was before ours has destroyed it
 
     @contextlib.asynccontextmanager
@@ -164,23 +163,22 @@ class Scanners:
         self._scanners.append(Scanner(link, cast("HandlesConnection", link.raw)))
         return self._scanners[-1]
 
-    @contextlib.asynccontextmanager
-    async def _clean_or_destroyed(self, scanner: Scanner) -> AsyncIterator[None]:
-        async with scanner.lock:
-            try:
-                yield
-            except (BetcoreError, StaleCatalogError):
-                raise
-            except BaseException as error:
-                # Interrupted or failed anywhere: what is attached or open now is anybody's guess.
-                if scanner in self._scanners:
-                    self._scanners.remove(scanner)
-                await scanner.link.close()
-                if self._closed and is_interrupt(error):
-                    raise _too_late() from error
-                if is_broken(error):
-                    raise PartitionDamagedError(f"a weekly file cannot be read: {error}", reason=str(error)) from error
-                raise
+    async def _answer(self, scanner: Scanner, function: Callable[[Scanner], T]) -> T:
+        passing = self._passing
+        try:
+            return await scanner.link.run(lambda raw: _call(function, scanner, raw, passing))
+        except (BetcoreError, StaleCatalogError):
+            raise
+        except BaseException as error:
+            # Interrupted or failed anywhere: what is attached or open now is anybody's guess.
+            if scanner in self._scanners:
+                self._scanners.remove(scanner)
+            await scanner.link.close()
+            if self._closed and is_interrupt(error):
+                raise _too_late() from error
+            if is_broken(error):
+                raise PartitionDamagedError(f"a weekly file cannot be read: {error}", reason=str(error)) from error
+            raise
 
     async def forget(self, week: Week) -> None:
         """Make every scanner let go of a week's file; waits for what they are doing."""

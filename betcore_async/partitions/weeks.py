@@ -8,10 +8,11 @@ from betcore_async.partitions import figures
 from betcore_async.partitions.catalog import Partition
 from betcore_async.partitions.figure_cache import FigureCache
 from betcore_async.partitions.figures import Figures
-from betcore_async.partitions.handles import identify
+from betcore_async.partitions.handles import Handle, identify
 from betcore_async.partitions.meta import PartitionState
 from betcore_async.partitions.plan import Catalog, Span, missing_error, plan, timeline
 from betcore_async.partitions.scanner import Scanner
+from betcore_async.partitions.user_filter import UserFilter
 from betcore_async.partitions.week import Week
 
 
@@ -70,18 +71,27 @@ class Weeks:
     def promising(self, spans: Sequence[Span], user: int) -> Iterator[tuple[Span, bool]]:
         """Yield the spans in whose weeks the user with that hash may have placed bets, and whether that is known."""
         for span in spans:
-            counted = self._counted.get(span.partition.week.name)
-            if counted is not None:
-                identity, found = counted
-                if found.users.may_have(user):
-                    yield span, True
-                    continue
-                if self.scanner.identity(span.partition) == identity:
-                    continue
-                self.scanner.let_go(span.partition.week)  # finalized since it was opened, or another file by now
-            if span.partition.state is PartitionState.SEALED:
-                self.uncounted.add(span.partition.week)
-            yield span, False
+            handle = self.scanner.standing_open(span.partition)
+            users = (handle and handle.users) or self._users(span.partition, handle)
+            if users is None:
+                yield span, False
+            elif users.may_have(user):
+                yield span, True
+
+    def _users(self, partition: Partition, handle: Handle | None) -> UserFilter | None:
+        """Return who placed bets in a week, if its file was counted as it is now."""
+        counted = self._counted.get(partition.week.name)
+        if counted is not None:
+            identity, found = counted
+            if handle is None and identify(partition.path) == identity:
+                return found.users
+            if handle is not None and handle.identity == identity:
+                handle.users = found.users
+                return found.users
+            self.scanner.let_go(partition.week)  # finalized since it was opened, or another file by now
+        if partition.state is PartitionState.SEALED:
+            self.uncounted.add(partition.week)
+        return None
 
     def _sealed(self, partition: Partition) -> Figures:
         identity, known = identify(partition.path), self._cache.known().get(partition.week.name)
