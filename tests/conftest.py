@@ -4,6 +4,7 @@ import asyncio
 import gc
 import inspect
 import os
+import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -45,6 +46,9 @@ def one_in(request: pytest.FixtureRequest) -> Callable[[int], int]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # In the background of a script SIGINT is ignored, also by what is started there: nothing could be interrupted.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # The settings of whoever runs the tests are for finding Redis, and must not reach the tests themselves.
     config.stash[_environment] = getattr(config, "workerinput", {}).get("environment") or dict(os.environ)
     for name in (*variable_names(), "SECRETS_DIR"):
