@@ -2,10 +2,11 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import closing
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 from betcore_async.clock import Clock, system_clock
@@ -196,11 +197,12 @@ class Migrator:
             raise _translated(exc, path) from exc
 
 
-def schema_at(migrations: tuple[Migration, ...], version: int) -> dict[str, str]:
+@lru_cache(maxsize=8)  # it takes longer than all else that a rotation does while writers wait
+def schema_at(migrations: tuple[Migration, ...], version: int) -> Mapping[str, str]:
     """Return the SQL of each object, by kind and name, that the migrations up to `version` make."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         migrate_connection(connection, migrations, version)
-        return schema_objects(connection)
+        return MappingProxyType(schema_objects(connection))
 
 
 def _require(path: Path) -> None:

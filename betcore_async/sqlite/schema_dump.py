@@ -2,6 +2,7 @@
 
 import re
 import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
 
 from betcore_async.errors import SchemaDriftError
@@ -34,7 +35,7 @@ def dump_schema(connection: sqlite3.Connection) -> str:
     return as_script(schema_objects(connection))
 
 
-def as_script(objects: dict[str, str]) -> str:
+def as_script(objects: Mapping[str, str]) -> str:
     """Return the SQL that makes these objects."""
     return "".join(f"{sql};\n" for sql in objects.values())
 
@@ -47,7 +48,7 @@ def schema_objects(connection: sqlite3.Connection) -> dict[str, str]:
     return {f"{kind} {name}": _normalised(sql, plain) for kind, name, sql in rows}
 
 
-def check_drift(path: Path, wanted: dict[str, str], found: dict[str, str]) -> None:
+def check_drift(path: Path, wanted: Mapping[str, str], found: Mapping[str, str]) -> None:
     """Raise SchemaDriftError when the objects that were found are not those that are wanted."""
     missing = sorted(wanted.keys() - found.keys())
     unexpected = sorted(found.keys() - wanted.keys())
