@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
+from betcore_async.errors import ModelError
+
 Clock = Callable[[], datetime]
 """Returns the current time as an aware UTC datetime."""
 
@@ -26,8 +28,14 @@ def to_microseconds(moment: datetime) -> int:
 
 
 def from_microseconds(microseconds: int) -> datetime:
-    """Return the UTC datetime of a count of microseconds since the epoch."""
-    return EPOCH + microseconds * _MICROSECOND  # a third of the price of timedelta(microseconds=…), a call per column
+    """Return the UTC datetime of a count of microseconds since the epoch.
+
+    Raises ModelError for one outside the years 1 to 9999, such as another tool may have written into a file.
+    """
+    try:
+        return EPOCH + microseconds * _MICROSECOND  # a third of the price of timedelta(microseconds=…), for each column
+    except OverflowError:
+        raise ModelError(f"{microseconds} microseconds are no time in the years 1 to 9999", field="time") from None
 
 
 class ManualClock:

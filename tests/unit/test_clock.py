@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from betcore_async.clock import ManualClock, from_microseconds, system_clock, to_microseconds
+from betcore_async.errors import ModelError
 
 
 @given(st.datetimes(timezones=st.timezones()).filter(lambda moment: 1 < moment.year < 9999))
@@ -32,3 +33,9 @@ def test_a_manual_clock_stands_until_it_is_moved():
     assert clock() == clock()
     clock.advance(timedelta(days=7))
     assert clock() == datetime(2026, 1, 8, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("microseconds", [2**63 - 1, -(2**63), 253_402_300_800_000_000])
+def test_a_count_that_is_no_time_is_told(microseconds):
+    with pytest.raises(ModelError, match=str(microseconds)):
+        from_microseconds(microseconds)
