@@ -3,6 +3,7 @@
 import re
 import sqlite3
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 from betcore_async.errors import SchemaDriftError
@@ -43,7 +44,7 @@ def as_script(objects: Mapping[str, str]) -> str:
 def schema_objects(connection: sqlite3.Connection) -> dict[str, str]:
     """Return the SQL of each object by kind and name (`table users`), in the order of the dump."""
     rows = [(kind, name, sql) for kind, name, sql in connection.execute(_OBJECTS) if name not in BOOKKEEPING]
-    plain = {f'"{name}"' for kind, name, _ in rows if kind == "table" and _needs_no_quotes(name)}
+    plain = frozenset(f'"{name}"' for kind, name, _ in rows if kind == "table" and _needs_no_quotes(name))
     rows.sort(key=lambda row: (_ORDER.index(row[0]), row[1]))
     return {f"{kind} {name}": _normalised(sql, plain) for kind, name, sql in rows}
 
@@ -61,7 +62,8 @@ def check_drift(path: Path, wanted: Mapping[str, str], found: Mapping[str, str])
         )
 
 
-def _normalised(sql: str, plain: set[str]) -> str:
+@lru_cache(maxsize=256)  # most files have the same objects: a start and a rotation look at them again
+def _normalised(sql: str, plain: frozenset[str]) -> str:
     def piece(match: re.Match[str]) -> str:
         if match["quoted"] in plain:
             return match[0].strip('"')
@@ -72,6 +74,7 @@ def _normalised(sql: str, plain: set[str]) -> str:
     return _PIECE.sub(piece, sql).strip()
 
 
+@lru_cache(maxsize=256)
 def _needs_no_quotes(name: str) -> bool:
     if not _PLAIN.fullmatch(name):
         return False
