@@ -156,12 +156,13 @@ def integration(session: nox.Session) -> None:
 
 @nox.session
 def sweep(session: nox.Session) -> None:
-    """Kill rotations, starts, archives and restores at every step, and settle cells of 100,000 bets.
+    """Kill and cancel rotations, starts, archives and restores at every step, and settle cells of 100,000 bets.
 
-    `tests` kills them at a sample of the steps, and settles small cells.
+    `tests` does so at a sample of the steps, and settles small cells.
     """
     install(session, extras="[archive,cli,embedded]", groups=("test",))
-    files = [f"tests/reliability/test_{name}.py" for name in ("rotation_crash", "archive_crash", "big_cells")]
+    names = ("rotation_crash", "rotation_cancellation", "archive_crash", "archive_cancellation", "big_cells")
+    files = [f"tests/reliability/test_{name}.py" for name in names]
     session.run("pytest", "--every-step", "--full-size", *PARALLEL, *files, *session.posargs, interrupt_timeout=GRACE)
 
 

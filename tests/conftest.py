@@ -29,7 +29,7 @@ hypothesis.settings.load_profile("betcore")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    help_ = "kill rotations, starts, archives and restores at every step there is, not at a sample of them (minutes)"
+    help_ = "kill and cancel rotations, starts, archives and restores at every step there is, not at a sample (minutes)"
     parser.addoption("--every-step", action="store_true", help=help_)
     parser.addoption("--full-size", action="store_true", help="settle cells of 100,000 bets, not of 6,000 (minutes)")
 

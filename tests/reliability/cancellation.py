@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import random
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from typing import Any
 
@@ -79,6 +80,12 @@ async def cancelled_everywhere(make: Any, *, twice: bool = False, late: bool = F
 
 
 MODES = {"once": {}, "twice": {"twice": True}, "late": {"late": True}}
+
+
+def suspensions(mode: str, one_in: Callable[[int], int]) -> range:
+    """Return the suspensions to strike at: all of them once; in the other modes every third one, others each time."""
+    step = 1 if mode == "once" else one_in(3)
+    return range(random.randrange(step), MOST_SUSPENSIONS, step)
 
 
 async def cancelled_at(number: int, work: Coroutine[Any, Any, Any], mode: str) -> bool:

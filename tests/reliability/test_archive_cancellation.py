@@ -4,7 +4,7 @@ import asyncio
 import shutil
 
 import pytest
-from reliability.cancellation import MODES, cancel_at_piece, cancelled_at
+from reliability.cancellation import MODES, cancel_at_piece, cancelled_at, suspensions
 from weekly_files import ALWAYS, W, names_in, platform
 
 from betcore_async.config import PartitionSettings
@@ -61,8 +61,10 @@ async def check(it):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", ["archive_old_weeks", "restore", "verify", "query that restores"])
-async def test_cancelled_at_any_await_nothing_is_lost_and_nothing_half_done_is_left(name, templates, tmp_path, mode):
-    for number in range(100):
+async def test_cancelled_at_any_await_nothing_is_lost_and_nothing_half_done_is_left(
+    name, templates, tmp_path, mode, one_in
+):
+    for number in suspensions(mode, one_in):
         folder = shutil.copytree(templates[name], tmp_path / str(number))
         async with platform(folder, LIVE) as it:
             it.manager._settings = PartitionSettings(restore_on_demand="query" in name)

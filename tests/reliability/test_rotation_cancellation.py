@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reliability.cancellation import MODES, MOST_SUSPENSIONS, cancelled_at
+from reliability.cancellation import MODES, cancelled_at, suspensions
 from weekly_files import ALWAYS, WEEK, Platform, W, live_weeks, manager_for, platform, states
 
 from betcore_async.clock import ManualClock
@@ -63,6 +63,11 @@ def mode(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
+def numbers(mode: str, one_in: Callable[[int], int]) -> range:
+    return suspensions(mode, one_in)
+
+
+@pytest.fixture
 async def weeks(tmp_path: Path) -> tuple[Path, str]:
     """A folder with three weeks, and the id of the user in them."""
     folder = tmp_path / "template"
@@ -89,9 +94,11 @@ OPERATIONS: dict[str, Callable[[Platform, str], Coroutine[Any, Any, Any]]] = {
 }
 
 
-async def every_suspension(template: Path, folder: Path, strike: Callable[[Path, int], Awaitable[bool]]) -> int:
-    """Call `strike(copy of the template, n)` for n = 0, 1 … until it says that the work has no such suspension."""
-    for number in range(MOST_SUSPENSIONS):
+async def every_suspension(
+    template: Path, folder: Path, strike: Callable[[Path, int], Awaitable[bool]], numbers: range
+) -> int:
+    """Call `strike(copy of the template, n)` for each number until it says that the work has no such suspension."""
+    for number in numbers:
         copy = folder / str(number)
         shutil.copytree(template, copy)
         if not await strike(copy, number):
@@ -100,7 +107,7 @@ async def every_suspension(template: Path, folder: Path, strike: Callable[[Path,
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-async def test_an_operation_cancelled_at_any_moment_leaves_a_manager_that_works(name, weeks, tmp_path, mode):
+async def test_an_operation_cancelled_at_any_moment_leaves_a_manager_that_works(name, weeks, tmp_path, mode, numbers):
     template, user_id = weeks
 
     async def strike(folder: Path, number: int) -> bool:
@@ -111,27 +118,30 @@ async def test_an_operation_cancelled_at_any_moment_leaves_a_manager_that_works(
             await check_it_works(it, user_id)
         return struck
 
-    assert await every_suspension(template, tmp_path, strike) >= 1
+    assert await every_suspension(template, tmp_path, strike, numbers) >= 1
 
 
 @pytest.mark.parametrize("sql", ["SELECT id FROM bets", "SELECT id FROM bets ORDER BY id", "SELECT count(*) FROM bets"])
 async def test_a_question_in_groups_cancelled_at_any_moment_leaves_a_manager_that_works(
-    sql, weeks, tmp_path, mode, monkeypatch
+    sql, weeks, tmp_path, mode, numbers
 ):
-    monkeypatch.setattr(own_sql, "ATTACH_LIMIT", 2)  # of three weeks
     template, user_id = weeks
 
     async def strike(folder: Path, number: int) -> bool:
         async with platform(folder, W[2]) as it:
-            struck = await cancelled_at(number, it.manager.query(sql, start=ALWAYS[0], end=ALWAYS[1]), mode)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(own_sql, "ATTACH_LIMIT", 2)  # of three weeks
+                struck = await cancelled_at(number, it.manager.query(sql, start=ALWAYS[0], end=ALWAYS[1]), mode)
             assert not it.manager._reading.scanners._merging
             await check_it_works(it, user_id)
         return struck
 
-    assert await every_suspension(template, tmp_path, strike) > 3
+    assert await every_suspension(template, tmp_path, strike, numbers) > 3
 
 
-async def test_a_move_out_of_the_folder_and_back_cancelled_at_any_moment_can_be_repeated(weeks, tmp_path, mode):
+async def test_a_move_out_of_the_folder_and_back_cancelled_at_any_moment_can_be_repeated(
+    weeks, tmp_path, mode, numbers
+):
     template, user_id = weeks
     name, patience = f"bets-{W[0]}.db", timedelta(seconds=10)
 
@@ -160,10 +170,10 @@ async def test_a_move_out_of_the_folder_and_back_cancelled_at_any_moment_can_be_
             await check_it_works(it, user_id)
         return struck
 
-    assert await every_suspension(template, tmp_path, strike) >= 1
+    assert await every_suspension(template, tmp_path, strike, numbers) >= 1
 
 
-async def test_detach_cancelled_at_any_moment_can_be_repeated(weeks, tmp_path, mode):
+async def test_detach_cancelled_at_any_moment_can_be_repeated(weeks, tmp_path, mode, numbers):
     template, user_id = weeks
 
     async def strike(folder: Path, number: int) -> bool:
@@ -177,10 +187,10 @@ async def test_detach_cancelled_at_any_moment_can_be_repeated(weeks, tmp_path, m
             await check_it_works(it, user_id)
         return struck
 
-    assert await every_suspension(template, tmp_path, strike) >= 1
+    assert await every_suspension(template, tmp_path, strike, numbers) >= 1
 
 
-async def test_attach_cancelled_at_any_moment_is_done_or_not(weeks, tmp_path, mode):
+async def test_attach_cancelled_at_any_moment_is_done_or_not(weeks, tmp_path, mode, numbers):
     template, user_id = weeks
 
     async def strike(folder: Path, number: int) -> bool:
@@ -192,7 +202,7 @@ async def test_attach_cancelled_at_any_moment_is_done_or_not(weeks, tmp_path, mo
             await check_it_works(it, user_id)
         return struck
 
-    assert await every_suspension(template, tmp_path, strike) > 1
+    assert await every_suspension(template, tmp_path, strike, numbers) > 1
 
 
 def is_open(path: Path) -> bool:
@@ -200,7 +210,7 @@ def is_open(path: Path) -> bool:
     return any(entry.is_symlink() and entry.resolve() == path for entry in Path("/proc/self/fd").iterdir())
 
 
-async def test_open_cancelled_at_any_moment_can_be_repeated(weeks, tmp_path, mode):
+async def test_open_cancelled_at_any_moment_can_be_repeated(weeks, tmp_path, mode, numbers):
     template, user_id = weeks
 
     async def strike(folder: Path, number: int) -> bool:
@@ -215,10 +225,10 @@ async def test_open_cancelled_at_any_moment_can_be_repeated(weeks, tmp_path, mod
             await check_it_works(Platform(manager, clock, folder), user_id)
         return struck
 
-    assert await every_suspension(template, tmp_path, strike) >= 3
+    assert await every_suspension(template, tmp_path, strike, numbers) >= 3
 
 
-async def test_the_first_open_cancelled_at_any_moment_can_be_repeated(tmp_path, mode):
+async def test_the_first_open_cancelled_at_any_moment_can_be_repeated(tmp_path, mode, numbers):
     (tmp_path / "template").mkdir()
 
     async def strike(folder: Path, number: int) -> bool:
@@ -231,10 +241,10 @@ async def test_the_first_open_cancelled_at_any_moment_can_be_repeated(tmp_path, 
             assert states(folder) == {str(W[2]): "live"}
         return struck
 
-    assert await every_suspension(tmp_path / "template", tmp_path, strike) >= 3
+    assert await every_suspension(tmp_path / "template", tmp_path, strike, numbers) >= 3
 
 
-async def test_close_cancelled_at_any_moment_closes_all_the_same(weeks, tmp_path, mode):
+async def test_close_cancelled_at_any_moment_closes_all_the_same(weeks, tmp_path, mode, numbers):
     template, user_id = weeks
 
     async def strike(folder: Path, number: int) -> bool:
@@ -249,10 +259,10 @@ async def test_close_cancelled_at_any_moment_closes_all_the_same(weeks, tmp_path
             await check_it_works(it, user_id)
         return struck
 
-    assert await every_suspension(template, tmp_path, strike) >= 1
+    assert await every_suspension(template, tmp_path, strike, numbers) >= 1
 
 
-async def test_following_a_rival_cancelled_at_any_moment_is_done_by_the_next_call(weeks, tmp_path, mode):
+async def test_following_a_rival_cancelled_at_any_moment_is_done_by_the_next_call(weeks, tmp_path, mode, numbers):
     template, user_id = weeks
 
     async def strike(folder: Path, number: int) -> bool:
@@ -265,7 +275,7 @@ async def test_following_a_rival_cancelled_at_any_moment_is_done_by_the_next_cal
             await check_it_works(it, user_id)
         return struck
 
-    assert await every_suspension(template, tmp_path, strike) >= 3
+    assert await every_suspension(template, tmp_path, strike, numbers) >= 3
 
 
 class Closing:
