@@ -58,9 +58,11 @@ async def in_thread(work: Callable[[threading.Event], T]) -> T:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
         stop.set()
-        await finish(asyncio.wait([running]))
-        if not running.cancelled():
-            running.exception()  # retrieved, so that asyncio does not report it as forgotten
+        try:
+            await finish(asyncio.wait([running]))
+        finally:  # also when cancelled once more meanwhile
+            if not running.cancelled():
+                running.exception()  # retrieved, so that asyncio does not report it as forgotten
         raise
 
 

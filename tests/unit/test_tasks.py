@@ -1,10 +1,12 @@
 """finish(): the work ends however often its caller is cancelled, and the cancellation is honoured afterwards."""
 
 import asyncio
+import gc
+import threading
 
 import pytest
 
-from betcore_async.tasks import finish
+from betcore_async.tasks import finish, in_thread
 
 
 class Work:
@@ -129,3 +131,30 @@ async def test_a_coroutine_that_is_thrown_away_can_be_closed():
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert work.ended
+
+
+@pytest.mark.parametrize("cancels", [1, 2])
+async def test_a_thread_that_is_stopped_is_waited_for_and_its_error_is_not_reported_as_forgotten(cancels):
+    begun, told, reported = asyncio.Event(), threading.Event(), []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: reported.append(context))
+
+    def work(stop):
+        loop.call_soon_threadsafe(begun.set)
+        assert stop.wait(10)
+        assert told.wait(10)
+        raise InterruptedError("stopped half-way")
+
+    task = asyncio.create_task(in_thread(work))
+    await begun.wait()
+    for _ in range(cancels):
+        task.cancel()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    assert not task.done()
+    told.set()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    del task
+    gc.collect()
+    assert reported == []
