@@ -152,7 +152,7 @@ class KnownPartitions:
             lambda: desk.run(lambda _: work()), self._database.busy_timeout, f"reading {self._family.folder}"
         )
 
-    # Queries
+    # Asking the files
 
     async def scan(self, function: Callable[[Scanner, Catalog], T]) -> T:
         """Return `function(scanner, catalog)`, run on a scanner's thread in one hop, with an up-to-date catalog."""

@@ -12,7 +12,7 @@ from zlib import crc32
 _BITS_A_USER = 16
 """At least: one user in 16 or fewer is taken for another one."""
 _SMALLEST, _LARGEST = 8, 65_536
-"""Bytes. From 32,000 users a week on there are more wrong answers instead: a fifth with 100,000."""
+"""Bytes. From 32,000 users a week on there are more wrong answers instead: a sixth with 100,000."""
 
 
 def hash_of(user_id: str) -> int:

@@ -1,5 +1,6 @@
 """What people and crashes do to a folder of weekly files between two steps of ours: nothing is lost, and it is told."""
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from sqlite_files import held_elsewhere, seen_from_outside
-from weekly_files import ALWAYS, Platform, W, manager_for, platform
+from weekly_files import ALWAYS, WEEK, Platform, W, manager_for, names_in, platform
 
 from betcore_async.clock import ManualClock
 from betcore_async.config import DatabaseSettings, PartitionSettings
@@ -125,6 +126,42 @@ async def test_a_week_that_another_process_reads_for_a_moment_longer_is_waited_f
         assert not file.with_name(f"{file.name}-wal").exists()
         if move != "archived":
             assert seen_from_outside(file, "SELECT count(*) FROM bets") == 1
+
+
+@pytest.mark.parametrize("move", ["detached", "archived", "taken in"])
+async def test_cancelled_while_it_waits_for_another_process_a_move_can_be_repeated(tmp_path, monkeypatch, move):
+    waiting, checkpointed = asyncio.Event(), rotation._checkpointed
+    loop, other = asyncio.get_running_loop(), Family(tmp_path / "other" / "bets.db")
+    other.folder.mkdir()
+
+    def noticed(path):
+        found = checkpointed(path)
+        loop.call_soon_threadsafe(waiting.set)
+        return found
+
+    def moving():
+        if move == "archived":
+            return it.manager.archive(W[0])
+        return it.manager.detach_partition(W[0]) if move == "detached" else move_in(other, W[0], file, WEEK)
+
+    async with platform(tmp_path / "data") as it:
+        user, file = await it.users.create("0xabc", 10_000), it.file(W[0])
+        with held_elsewhere(file, "BEGIN", "SELECT count(*) FROM bets"):
+            await it.bets.place(user.id, "cell", 100, 2.0)  # of which the reader must not see anything
+            for _ in range(3):
+                await it.next_week()
+            await it.manager._reading.stop_retiring(W[0])
+            monkeypatch.setattr(rotation, "_checkpointed", noticed)
+            task = asyncio.create_task(moving())
+            await waiting.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert file.exists()
+            assert names_in(other.folder) == set()
+        await moving()
+        assert file.exists() == (move != "archived")
+        assert other.path_of(W[0]).exists() == (move == "taken in")
 
 
 async def test_a_good_file_in_place_of_a_damaged_one_is_noticed_without_a_restart(tmp_path):
