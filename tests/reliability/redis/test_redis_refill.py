@@ -320,10 +320,11 @@ async def test_a_killed_and_restarted_server_that_keeps_its_data_loses_nothing(t
                         doubtful.append(number)
 
             publishing = asyncio.create_task(publish_on())
-            for reached in (150, 300, 450):
+            for kills, reached in enumerate((150, 300, 450), start=1):
                 await until(lambda reached=reached: len(certain) + len(doubtful) >= reached)
                 await server.kill()
                 await server.start()
+                await until(lambda kills=kills: hub.stats().reconnects == kills)  # else one covers two kills
             await publishing
             numbers = []
             while not numbers or numbers[-1] < max(certain):
